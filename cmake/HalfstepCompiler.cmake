@@ -1,0 +1,60 @@
+# Language level, warnings, sanitizers, ccache and the precompiled header.
+
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  set(_oldest 11)
+elseif(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  set(_oldest 14)
+else()
+  set(_oldest 0)
+endif()
+if(NOT "cxx_std_20" IN_LIST CMAKE_CXX_COMPILE_FEATURES OR CMAKE_CXX_COMPILER_VERSION VERSION_LESS _oldest)
+  message(FATAL_ERROR "[halfstep] a C++20 compiler is needed (g++ 11, clang 14 or newer), but got "
+                      "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} (${CMAKE_CXX_COMPILER}); set CMAKE_CXX_COMPILER to a newer one")
+endif()
+
+if(PROJECT_IS_TOP_LEVEL)
+  set(CMAKE_CXX_STANDARD 20)
+  set(CMAKE_CXX_STANDARD_REQUIRED ON)
+  set(CMAKE_CXX_EXTENSIONS OFF)
+  set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+  if(NOT CMAKE_BUILD_TYPE)
+    set(CMAKE_BUILD_TYPE Release)
+  endif()
+  find_program(CCACHE_PROGRAM ccache)
+  if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+    # Without the sloppiness ccache never reuses an object that was compiled with a precompiled header.
+    set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros
+                                    CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${CCACHE_PROGRAM})
+  endif()
+endif()
+
+# Everything of ours is compiled with these: the precompiled header can be shared only between equal flags.
+add_library(halfstep_flags INTERFACE)
+target_compile_options(halfstep_flags INTERFACE
+  -fPIC -Wall -Wextra -Wshadow -Wno-unknown-pragmas -fvisibility-inlines-hidden
+  $<$<BOOL:${HALFSTEP_WERROR}>:-Werror>)
+
+if(HALFSTEP_SANITIZE STREQUAL "address")
+  target_compile_options(halfstep_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  # LibTorch is built without RTTI information for the vptr check.
+  target_compile_options(halfstep_flags INTERFACE -fno-sanitize=vptr)
+  target_link_options(halfstep_flags INTERFACE -fsanitize=address,undefined)
+elseif(HALFSTEP_SANITIZE STREQUAL "thread")
+  target_compile_options(halfstep_flags INTERFACE -fsanitize=thread)
+  target_link_options(halfstep_flags INTERFACE -fsanitize=thread)
+elseif(HALFSTEP_SANITIZE)
+  message(FATAL_ERROR "[halfstep] HALFSTEP_SANITIZE must be empty, 'address' or 'thread', but got '${HALFSTEP_SANITIZE}'")
+endif()
+
+# halfstep_use_pch(<target>): the one precompiled header of this build, made by the library and reused by the rest.
+function(halfstep_use_pch target)
+  if(NOT PROJECT_IS_TOP_LEVEL OR CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    return()
+  endif()
+  target_compile_options(${target} PRIVATE -fpch-preprocess)
+  if(target STREQUAL "halfstep")
+    target_precompile_headers(halfstep PRIVATE "${PROJECT_SOURCE_DIR}/cmake/pch.h")
+  else()
+    target_precompile_headers(${target} REUSE_FROM halfstep)
+  endif()
+endfunction()

@@ -1,0 +1,18 @@
+# halfstep_test(<name> SOURCES … [LIBS …] [LABELS …] [ENVIRONMENT …]): a GoogleTest program.
+#
+# ctest shows one entry per suite, found by asking the program when ctest starts: a process costs 0.2 s to start, so one
+# entry per case would take longer than the tests. Each entry prints its cases one by one.
+function(halfstep_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBS;LABELS;ENVIRONMENT")
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE halfstep::halfstep halfstep_flags halfstep_test_support ${arg_LIBS})
+  halfstep_use_pch(${name})
+  set(script "${CMAKE_CURRENT_BINARY_DIR}/${name}_suites.cmake")
+  file(CONFIGURE OUTPUT "${script}" @ONLY CONTENT [[
+set(_program "@CMAKE_CURRENT_BINARY_DIR@/@name@")
+set(_labels "@arg_LABELS@")
+set(_environment "@arg_ENVIRONMENT@")
+include("@PROJECT_SOURCE_DIR@/cmake/add_suites.cmake")
+]])
+  set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES "${script}")
+endfunction()

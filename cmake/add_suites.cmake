@@ -1,0 +1,17 @@
+# Run by ctest: adds one test per GoogleTest suite of ${_program}.
+if(NOT EXISTS "${_program}")
+  get_filename_component(_name "${_program}" NAME)
+  add_test("${_name}_NOT_BUILT" "${_program}")
+  return()
+endif()
+execute_process(COMMAND "${_program}" --gtest_list_tests OUTPUT_VARIABLE _listing ERROR_VARIABLE _trouble RESULT_VARIABLE _failed)
+if(_failed)
+  message(FATAL_ERROR "${_program} --gtest_list_tests failed: ${_trouble}")
+endif()
+string(REGEX MATCHALL "(^|\n)[A-Za-z0-9_/]+\\." _suites "${_listing}")
+foreach(_suite IN LISTS _suites)
+  string(STRIP "${_suite}" _suite)
+  add_test("${_suite}*" "${_program}" "--gtest_filter=${_suite}*" --gtest_color=no --gtest_brief=0)
+  set_tests_properties("${_suite}*" PROPERTIES LABELS "${_labels}" ENVIRONMENT "${_environment}" TIMEOUT 600
+                       SKIP_REGULAR_EXPRESSION "\\[  PASSED  \\] 0 tests")
+endforeach()

@@ -1,0 +1,5 @@
+#pragma once
+#include "halfstep/core/device.h"
+#include "halfstep/core/dtype.h"
+#include "halfstep/core/error.h"
+#include "halfstep/core/version.h"

@@ -1,0 +1,15 @@
+#pragma once
+#include <string>
+
+/// What only LibTorch's CUDA libraries can tell. Two sources implement it: cuda_info.cpp in a CUDA
+/// build, no_cuda_info.cpp in a CPU build.
+namespace halfstep::detail {
+
+/// Why CUDA does not work here, as the middle of a sentence: "this halfstep was built without
+/// CUDA".
+std::string why_no_cuda();
+
+/// "NVIDIA H200, compute capability 9.0". Throws where there is no such device.
+std::string cuda_device_name(int index);
+
+}  // namespace halfstep::detail
