@@ -1,0 +1,40 @@
+#pragma once
+#include "halfstep/train/data/dataset.h"
+
+#include <memory>
+
+namespace halfstep::train {
+
+struct LoaderOptions {
+  int64_t batch_size = 64;
+  bool shuffle = false;
+  bool drop_last = false;
+  uint64_t seed = 0;
+};
+
+/// Batches of one epoch by number. The order of an epoch depends on (seed, epoch) only, so a run is
+/// resumed in mid-epoch by the number of the next batch.
+class Loader {
+ public:
+  Loader(std::shared_ptr<const Dataset> dataset, LoaderOptions options);
+
+  /// Chooses the order of an epoch (counted from 0). Cheap where it is the present one.
+  void set_epoch(int64_t epoch);
+
+  /// Batches in an epoch; the last one may be smaller unless drop_last.
+  int64_t num_batches() const;
+
+  /// The batch of a number in [0, num_batches()), on the CPU.
+  Batch batch(int64_t number) const;
+
+  const Dataset& dataset() const { return *dataset_; }
+  const LoaderOptions& options() const { return options_; }
+
+ private:
+  std::shared_ptr<const Dataset> dataset_;
+  LoaderOptions options_;
+  int64_t epoch_ = -1;
+  at::Tensor order_;
+};
+
+}  // namespace halfstep::train

@@ -1,0 +1,35 @@
+#pragma once
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include <nlohmann/json.hpp>
+
+namespace halfstep::train {
+
+using NamedTensors = std::map<std::string, at::Tensor>;
+
+/// Everything a run needs to go on: tensors by name ("model.fc1.weight",
+/// "optimizer.fc1.weight.exp_avg", "rng.cpu") and the rest as JSON.
+///
+/// On disk it is one safetensors file, the JSON in its metadata under "halfstep", so that one
+/// rename makes the whole checkpoint appear and Python's safetensors opens it.
+struct Checkpoint {
+  static constexpr int format_version = 1;
+
+  NamedTensors tensors;
+  nlohmann::json state;
+
+  /// Writes the file whole or not at all (see atomic_file.h). Tensors may be on any device and
+  /// non-contiguous. Throws EnvironmentError where the disk refuses; an older file of that name
+  /// then still stands.
+  void save(const std::filesystem::path& file) const;
+
+  /// Reads a file into CPU tensors. Throws EnvironmentError for a file that is missing, truncated,
+  /// no checkpoint, or of a newer format version; sizes are checked before memory is asked for.
+  static Checkpoint load(const std::filesystem::path& file);
+};
+
+}  // namespace halfstep::train

@@ -1,0 +1,84 @@
+#pragma once
+#include "halfstep/train/config/config.h"
+#include "halfstep/train/data/dataset.h"
+#include "halfstep/train/models/model.h"
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <torch/optim/optimizer.h>
+
+namespace halfstep::train {
+
+class Hook;
+class Scheduler;
+
+/// A loss: (model output, target) → 0-dim tensor.
+using Loss = std::function<torch::Tensor(const torch::Tensor&, const torch::Tensor&)>;
+
+namespace detail {
+[[noreturn]] void unknown_type(Config& config, const std::string& kind,
+                               const std::vector<std::string>& known);
+[[noreturn]] void duplicate_type(const std::string& kind, const std::string& name);
+}  // namespace detail
+
+/// Names that a config's `type:` may hold, with what builds them. One per kind of part, see
+/// models() … hooks() below.
+///
+/// A user's program registers its own classes before it calls halfstep::train::main:
+///   static const bool registered = halfstep::train::models().add(
+///       "MyNet", [](halfstep::train::Config& c) { return
+///       std::make_shared<MyNet>(c.get<int64_t>("width", 64)); });
+template <class Product, class... Args>
+class Registry {
+ public:
+  using Factory = std::function<Product(Config&, Args...)>;
+
+  explicit Registry(std::string kind) : kind_(std::move(kind)) {}
+
+  /// Adds a name; throws UsageError where it is taken. Returns true, so that a static bool can hold
+  /// the call.
+  bool add(const std::string& name, Factory factory) {
+    if (!factories_.emplace(name, std::move(factory)).second) detail::duplicate_type(kind_, name);
+    return true;
+  }
+
+  /// Builds what `type:` names from the rest of the mapping. Throws UsageError that lists the names
+  /// for an unknown one.
+  Product build(Config& config, Args... args) const {
+    const auto found = factories_.find(config.get<std::string>("type"));
+    if (found == factories_.end()) detail::unknown_type(config, kind_, names());
+    return found->second(config, std::forward<Args>(args)...);
+  }
+
+  std::vector<std::string> names() const {
+    std::vector<std::string> result;
+    for (const auto& [name, factory] : factories_) result.push_back(name);
+    return result;
+  }
+
+ private:
+  std::string kind_;
+  std::map<std::string, Factory> factories_;
+};
+
+using ModelRegistry = Registry<std::shared_ptr<Model>>;
+using DatasetRegistry = Registry<std::shared_ptr<Dataset>>;
+using LossRegistry = Registry<Loss>;
+using OptimizerRegistry =
+    Registry<std::unique_ptr<torch::optim::Optimizer>, std::vector<torch::Tensor>>;
+using SchedulerRegistry = Registry<std::unique_ptr<Scheduler>, torch::optim::Optimizer&>;
+using HookRegistry = Registry<std::unique_ptr<Hook>>;
+
+/// The registries, with the built-in classes already in them. Fill them before threads start.
+ModelRegistry& models();
+DatasetRegistry& datasets();
+LossRegistry& losses();
+OptimizerRegistry& optimizers();
+SchedulerRegistry& schedulers();
+HookRegistry& hooks();
+
+}  // namespace halfstep::train
