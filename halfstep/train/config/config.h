@@ -38,6 +38,10 @@ class Config {
   /// True if the key is given and not null. Declares it allowed.
   bool has(const std::string& key);
 
+  /// What kind of value a given key holds.
+  bool is_mapping(const std::string& key) const;
+  bool is_number(const std::string& key) const;
+
   /// The value of a key that must be given. T: bool, int64_t, double, std::string, std::vector of
   /// int64_t, double or std::string. Throws UsageError with file and line where it is missing or of
   /// another type.
