@@ -48,9 +48,10 @@ endif()
 
 # halfstep_use_pch(<target>): the one precompiled header of this build, made by the library and reused by the rest.
 function(halfstep_use_pch target)
-  if(NOT PROJECT_IS_TOP_LEVEL OR CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  if(NOT HALFSTEP_PCH OR NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     return()
   endif()
+  # ccache needs it to see which header was used.
   target_compile_options(${target} PRIVATE -fpch-preprocess)
   if(target STREQUAL "halfstep")
     target_precompile_headers(halfstep PRIVATE "${PROJECT_SOURCE_DIR}/cmake/pch.h")
