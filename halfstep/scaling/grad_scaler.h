@@ -1,0 +1,181 @@
+#pragma once
+#include "halfstep/scaling/device_copies.h"
+#include "halfstep/scaling/grad_scaler_options.h"
+#include "halfstep/scaling/grad_scaler_state.h"
+#include "halfstep/scaling/nested.h"
+#include "halfstep/scaling/step_result.h"
+#include "halfstep/scaling/takes_grad_scale.h"
+#include "halfstep/scaling/unscale.h"
+
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include <torch/optim/optimizer.h>
+#include <torch/serialize/archive.h>
+
+namespace halfstep {
+
+/// Dynamic loss scaling: multiplies the loss so that small float16 gradients don't vanish, divides
+/// the gradients again before the step, skips a step whose gradients overflowed, and moves the
+/// scale. The state machine, the numbers and the kernels are those of Python's
+/// torch.amp.GradScaler.
+///
+///   halfstep::GradScaler scaler;
+///   for (auto& batch : *loader) {
+///     optimizer.zero_grad();
+///     scaler.scale(compute_loss(batch)).backward();
+///     scaler.unscale_(optimizer);  // only to look at or clip the gradients before the step
+///     scaler.step(optimizer);      // once per optimizer
+///     scaler.update();             // once, last
+///   }
+///
+/// An optimizer is known by its address from its first call to `update()`, which forgets it: don't
+/// destroy or move one in between. Not for use by two threads at once.
+///
+/// Errors: a call that breaks a rule throws UsageError and changes nothing. Where the optimizer's
+/// own step throws, its gradients stay unscaled and `step` may be called again. Where a kernel
+/// throws in the middle of unscaling, some gradients are unscaled: zero them before going on.
+class GradScaler {
+ public:
+  /// Throws UsageError for options out of range. Where CUDA is asked for but does not work, warns
+  /// (TORCH_WARN) and is disabled, as in Python: see `is_enabled()`.
+  explicit GradScaler(GradScalerOptions options = GradScalerOptions());
+
+  // A copy would share the scale's tensors: hand over `state()` instead.
+  GradScaler(const GradScaler&) = delete;
+  GradScaler& operator=(const GradScaler&) = delete;
+  GradScaler(GradScaler&&) = default;
+  GradScaler& operator=(GradScaler&&) = default;
+
+  /// `outputs` times the scale, recorded by autograd; itself where disabled. The first call puts
+  /// the scale on the device of its tensor; outputs on other devices get copies. Does not sync with
+  /// a GPU, unless the scale lies there and an output on the CPU. The scale has no dimension, so
+  /// float16 outputs stay float16 and are inf once loss times scale passes 65504: compute the loss
+  /// in float32 (Autocast does). Throws UsageError for an undefined tensor.
+  at::Tensor scale(const at::Tensor& outputs);
+
+  /// The same for vectors, arrays, pairs and tuples of tensors in any nesting, first to last.
+  /// Difference from Python: other types don't compile, where Python returns a lazy iterator.
+  template <detail::TensorNest Outputs>
+  Outputs scale(const Outputs& outputs);
+
+  /// The same for `{loss_a, loss_b}` and other lists that own nothing.
+  std::vector<at::Tensor> scale(at::TensorList outputs);
+
+  /// Divides the gradients of `optimizer` by the scale in place, once, and notes infs and NaNs.
+  /// Call it after the last backward of the iteration and before clipping; `step` calls it where
+  /// you did not. Does not sync. bfloat16 gradients are taken on CUDA too, through float32 copies
+  /// (Difference from Python, which has no kernel for them). A gradient listed twice is divided
+  /// once (Difference from Python). Throws UsageError before `scale`, for a second call before
+  /// `update`, after `step`, and for float16 gradients.
+  void unscale_(torch::optim::Optimizer& optimizer);
+
+  /// Unscales where needed, then calls `optimizer.step()` unless a gradient has an inf or NaN.
+  /// Reads found_inf once, which syncs; an optimizer that TakesGradScale gets the flag and the
+  /// scale on the device and does not sync. After it the autocast cache is cleared, because
+  /// optimizers write parameters in ways it does not see (Difference from Python). Gradients
+  /// changed after `unscale_` are not checked again. Where disabled: `optimizer.step(closure)`.
+  /// Throws UsageError before `scale`, for a second call before `update`, where no parameter has a
+  /// gradient, and, where enabled, for a closure or LBFGS: a closure would compute new gradients
+  /// that nobody unscales. Differences from Python: a positional closure runs unchecked there, and
+  /// an optimizer that takes the scale steps there without gradients.
+  StepResult step(torch::optim::Optimizer& optimizer,
+                  torch::optim::Optimizer::LossClosure closure = nullptr);
+
+  /// Ends the iteration: backs the scale off where any optimizer found an inf or NaN, else counts
+  /// towards growth; forgets the optimizers. Does not sync. Growth past float32's range is left
+  /// out. The scale has no floor: `get_scale()` near 0 means the network itself makes NaNs. Throws
+  /// UsageError before `scale` or where nothing was unscaled or stepped.
+  void update();
+
+  /// Sets the scale instead, forgets the optimizers and leaves the growth count. Differences from
+  /// Python: an int works, and a scale that is not above 0 and finite is a UsageError.
+  void update(double new_scale);
+
+  /// The same from a tensor of one element, on the device type of the options and without
+  /// requires_grad; its value is copied, not checked. Does not sync between GPUs.
+  void update(const at::Tensor& new_scale);
+
+  /// The scale; 1 where disabled. Syncs with its device once there was a scaled output.
+  double get_scale() const;
+
+  /// The live 0-dim float32 scale, which `update` changes in place; undefined before the first
+  /// `scale`. Does not sync.
+  const at::Tensor& get_scale_async() const { return scale_; }
+
+  double get_growth_factor() const { return options_.growth_factor(); }
+  double get_backoff_factor() const { return options_.backoff_factor(); }
+  int64_t get_growth_interval() const { return options_.growth_interval(); }
+
+  /// Setters take effect at the next `update()` and have the ranges of GradScalerOptions (Python
+  /// has none). They don't sync. Where disabled they only store (Python raises AttributeError).
+  void set_growth_factor(double new_factor);
+  void set_backoff_factor(double new_factor);
+
+  /// Difference from Python: where as many updates as the new interval, or more, are counted
+  /// already, the count drops to one below it, so the next update without overflow grows the scale.
+  /// Python compares for equality only and would not grow before the next overflow.
+  void set_growth_interval(int64_t new_interval);
+
+  bool is_enabled() const { return options_.enabled(); }
+
+  /// Updates without an inf or NaN since the scale last moved. Syncs like `get_scale`.
+  int64_t growth_tracker() const;
+
+  /// The flags noted for `optimizer` since the last `update`, keyed by the gradients' device (with
+  /// its index); empty where there are none. Does not sync.
+  FoundInfs found_inf_per_device(const torch::optim::Optimizer& optimizer) const;
+
+  /// The state to save; std::nullopt where disabled. Call it after `update()`: what was unscaled
+  /// or stepped since is not in it. Syncs like `get_scale`.
+  std::optional<GradScalerState> state() const;
+
+  /// Continues from `state`, also before the first `scale`, and forgets the optimizers (Difference
+  /// from Python). A count at or past the interval drops to one below it, as in
+  /// `set_growth_interval`. Nothing happens where disabled. Throws UsageError for std::nullopt, and
+  /// (Difference from Python) for values out of range: a scale of 0 or NaN never recovers.
+  void load_state(const std::optional<GradScalerState>& state);
+
+  /// `state()` and `load_state()` with a torch archive and Python's five keys; a disabled scaler
+  /// writes none. So torch::save(scaler, file) and torch::load(scaler, file) work.
+  void save(torch::serialize::OutputArchive& archive) const;
+  void load(torch::serialize::InputArchive& archive);
+
+ private:
+  enum class Stage { ready, unscaled, stepped };
+  struct Record {
+    Stage stage = Stage::ready;
+    FoundInfs found_infs;
+  };
+
+  at::Tensor scale_with(std::optional<detail::DeviceCopies>& scales, const at::Tensor& output);
+  void prepare_scale(const at::Tensor& first_output);
+  void check_scale_exists(const char* where) const;
+  at::Tensor combine(const FoundInfs& found_infs) const;
+  FoundInfs divide_gradients(torch::optim::Optimizer& optimizer, const char* where) const;
+  StepResult step_taking_scale(torch::optim::Optimizer& optimizer, TakesGradScale& taker,
+                               Record& record);
+  StepResult step_ordinary(torch::optim::Optimizer& optimizer, Record& record);
+
+  GradScalerOptions options_;
+  int64_t init_growth_tracker_ = 0;
+  at::Tensor scale_;           // 0-dim float32, undefined before the first scale()
+  at::Tensor growth_tracker_;  // 0-dim int32, defined together with scale_
+  std::unordered_map<const torch::optim::Optimizer*, Record> records_;
+};
+
+torch::serialize::OutputArchive& operator<<(torch::serialize::OutputArchive& archive,
+                                            const GradScaler& scaler);
+torch::serialize::InputArchive& operator>>(torch::serialize::InputArchive& archive,
+                                           GradScaler& scaler);
+
+template <detail::TensorNest Outputs>
+Outputs GradScaler::scale(const Outputs& outputs) {
+  if (!is_enabled()) return outputs;
+  std::optional<detail::DeviceCopies> scales;
+  auto scale_one = [&](const at::Tensor& output) { return scale_with(scales, output); };
+  return detail::map_tensors(outputs, scale_one);
+}
+
+}  // namespace halfstep
