@@ -1,0 +1,36 @@
+# Each of these sets up what it needs, from a bare Debian 12 on; the second time nothing is left to set up.
+
+.PHONY: help train test setup build format tidy clean
+
+help:
+	@echo 'make train    train the MNIST network in mixed precision'
+	@echo 'make test     build everything and run the tests'
+	@echo 'make setup    install what the build needs: Debian packages and LibTorch'
+	@echo 'make build    build everything (release)'
+	@echo 'make format   format all C++ files'
+	@echo 'make tidy     run clang-tidy on all library files'
+	@echo 'make clean    remove the build folders'
+
+train: setup
+	@scripts/build release halfstep_command
+	build/release/halfstep train configs/mnist_mlp.yaml --amp
+
+test: build
+	@scripts/test release
+
+setup:
+	@scripts/setup
+
+build: setup
+	@scripts/build release
+
+format:
+	@scripts/setup --ci
+	@scripts/format
+
+tidy:
+	@scripts/setup --ci
+	@scripts/tidy
+
+clean:
+	rm -rf build
