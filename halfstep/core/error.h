@@ -1,4 +1,6 @@
 #pragma once
+#include <exception>
+#include <iostream>
 #include <stdexcept>
 #include <string>
 
@@ -34,6 +36,13 @@ namespace detail {
 template <class ErrorType, class... Parts>
 [[noreturn]] void raise(const char* where, const Parts&... parts) {
   throw ErrorType(c10::str("[", where, "] ", parts...));
+}
+
+/// For destructors, which can't throw: prints the message on standard error and ends the program.
+template <class... Parts>
+[[noreturn]] void die(const char* where, const Parts&... parts) noexcept {
+  std::cerr << c10::str("[", where, "] ", parts...) << std::endl;
+  std::terminate();
 }
 }  // namespace detail
 

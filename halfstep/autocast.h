@@ -1,0 +1,3 @@
+#pragma once
+#include "halfstep/autocast/autocast.h"
+#include "halfstep/autocast/propagate.h"
