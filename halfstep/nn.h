@@ -1,0 +1,2 @@
+#pragma once
+#include "halfstep/nn/linear.h"
