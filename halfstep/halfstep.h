@@ -1,5 +1,8 @@
 #pragma once
 /// The whole library. Narrower headers compile faster: halfstep/autocast.h, halfstep/scaling.h, …
 
+#include "halfstep/autocast.h"
 #include "halfstep/core.h"
+#include "halfstep/inspect.h"
+#include "halfstep/nn.h"
 #include "halfstep/scaling.h"

@@ -1,0 +1,222 @@
+#include "halfstep/inspect/dtype_counter.h"
+
+#include "halfstep/autocast/autocast.h"
+#include "halfstep/nn/linear.h"
+
+#include <optional>
+#include <thread>
+
+#include <torch/torch.h>
+
+#include "tests/support/devices.h"
+
+namespace halfstep::inspect {
+
+namespace F = torch::nn::functional;
+
+class DtypeCounters : public testing::DeviceTest {
+ protected:
+  void SetUp() override {
+    testing::DeviceTest::SetUp();
+    if (IsSkipped()) return;
+    x = torch::randn({6, 8}, device());
+    y = torch::zeros({6}, torch::dtype(torch::kLong).device(device()));
+  }
+
+  AutocastOptions bfloat16() const { return AutocastOptions(GetParam()).dtype(torch::kBFloat16); }
+
+  at::Tensor x;
+  at::Tensor y;
+};
+HALFSTEP_ON_EACH_DEVICE(DtypeCounters);
+
+using Counts = std::map<std::string, DtypeCounts>;
+
+TEST_P(DtypeCounters, Float32) {
+  torch::nn::Sequential net(nn::Linear(8, 8), torch::nn::ReLU(), nn::Linear(8, 3));
+  net->to(device());
+  const DtypeCounter counter;
+  F::cross_entropy(net->forward(x), y);
+  EXPECT_EQ(counter.report().kinds, (Counts{{"linear", {{torch::kFloat, 2}}},
+                                            {"activation", {{torch::kFloat, 1}}},
+                                            {"loss", {{torch::kFloat, 1}}}}));
+  EXPECT_EQ(counter.report().casts, 0);
+  EXPECT_EQ(counter.report().summary(),
+            "linear float32 x2, activation float32 x1, loss float32 x1 (nothing was cast)");
+}
+
+TEST_P(DtypeCounters, Bfloat16) {
+  torch::nn::Sequential net(nn::Linear(8, 8), torch::nn::ReLU(), nn::Linear(8, 3));
+  net->to(device());
+  const DtypeCounter counter;
+  const Autocast autocast(bfloat16());
+  F::cross_entropy(net->forward(x), y);
+  EXPECT_EQ(counter.report().summary(),
+            "linear bfloat16 x2, activation bfloat16 x1, loss float32 x1");
+  EXPECT_EQ(counter.report().ops.at("linear"), (DtypeCounts{{torch::kBFloat16, 2}}));
+  // Two weights, two biases, the input.
+  EXPECT_EQ(counter.report().casts, 5);
+}
+
+// C++ torch::nn::Linear is addmm or matmul, never at::linear.
+TEST_P(DtypeCounters, EveryFormOfLinearCountsOnce) {
+  torch::nn::Linear theirs(8, 3);
+  theirs->to(device());
+  nn::Linear ours(8, 3);
+  ours->to(device());
+  const auto deep = x.view({2, 3, 8});
+  {
+    const DtypeCounter counter;
+    const Autocast autocast(bfloat16());
+    theirs(x);
+    theirs(deep);
+    ours(x);
+    ours(deep);
+    EXPECT_EQ(counter.report().kinds, (Counts{{"linear", {{torch::kBFloat16, 4}}}}));
+  }
+  const DtypeCounter counter;
+  theirs(x);
+  theirs(deep);
+  ours(x);
+  ours(deep);
+  EXPECT_EQ(counter.report().kinds, (Counts{{"linear", {{torch::kFloat, 4}}}}));
+}
+
+TEST_P(DtypeCounters, ConvolutionalNet) {
+  torch::nn::Sequential net(torch::nn::Conv2d(1, 4, 3), torch::nn::BatchNorm2d(4),
+                            torch::nn::ReLU(), torch::nn::MaxPool2d(2), torch::nn::Flatten(),
+                            torch::nn::Dropout(0.5), nn::Linear(36, 3));
+  net->to(device());
+  const auto images = torch::randn({6, 1, 8, 8}, device());
+  DtypeReport report;
+  for (int step = 0; step < 2; ++step) {
+    const DtypeCounter counter;
+    torch::Tensor loss;
+    {
+      const Autocast autocast(bfloat16());
+      loss = F::nll_loss(F::log_softmax(net->forward(images), 1), y);
+    }
+    loss.backward();
+    report += counter.report();
+  }
+  // CPU's list leaves softmax in its input's dtype, CUDA's casts it to float32.
+  const std::string softmax = GetParam() == torch::kCUDA ? "float32" : "bfloat16";
+  EXPECT_EQ(report.summary(),
+            "linear bfloat16 x2, convolution bfloat16 x2, batch_norm bfloat16 x2, dropout bfloat16 "
+            "x2, pooling bfloat16 x2, activation bfloat16 x2, softmax " +
+                softmax + " x2, loss float32 x2");
+}
+
+TEST_P(DtypeCounters, LeavesBackwardOut) {
+  nn::Linear net(8, 3);
+  net->to(device());
+  const auto loss = F::cross_entropy(net(x), y);
+  const DtypeCounter counter;
+  loss.backward();
+  // The gradient backward() starts from is made before it.
+  EXPECT_EQ(counter.report().ops.count("ones_like"), 1);
+  EXPECT_EQ(counter.report().ops.count("mm"), 0);
+  EXPECT_EQ(counter.report().ops.count("sum"), 0);
+  EXPECT_EQ(counter.report().summary(), "no layer ran (nothing was cast)");
+}
+
+TEST_P(DtypeCounters, NestedRegionsCountInTheirOwnDtype) {
+  nn::Linear net(8, 3);
+  net->to(device());
+  const DtypeCounter counter;
+  net(x);
+  {
+    const Autocast outer(bfloat16());
+    net(x);
+    {
+      const Autocast inner(AutocastOptions(GetParam()).dtype(torch::kHalf));
+      net(x);
+    }
+    const Autocast off(AutocastOptions(GetParam()).enabled(false));
+    net(x);
+  }
+  EXPECT_EQ(counter.report().kinds.at("linear"),
+            (DtypeCounts{{torch::kFloat, 2}, {torch::kBFloat16, 1}, {torch::kHalf, 1}}));
+}
+
+TEST_P(DtypeCounters, CountersNest) {
+  const DtypeCounter outer;
+  torch::relu(x);
+  {
+    const DtypeCounter inner;
+    torch::relu(x.to(torch::kHalf));
+    EXPECT_EQ(inner.report().kinds, (Counts{{"activation", {{torch::kHalf, 1}}}}));
+    EXPECT_EQ(inner.report().casts, 1);
+  }
+  torch::relu(x);
+  EXPECT_EQ(outer.report().kinds,
+            (Counts{{"activation", {{torch::kFloat, 2}, {torch::kHalf, 1}}}}));
+}
+
+TEST_P(DtypeCounters, CountersMayOverlap) {
+  std::optional<DtypeCounter> first(std::in_place);
+  const DtypeCounter second;
+  torch::relu(x);
+  first.reset();
+  torch::relu_(x);
+  EXPECT_EQ(second.report().ops, (Counts{{"relu", {{torch::kFloat, 1}}},
+                                         {"relu_", {{torch::kFloat, 1}}},
+                                         {"clamp_min", {{torch::kFloat, 1}}},
+                                         {"clamp_min_", {{torch::kFloat, 1}}}}));
+}
+
+TEST_P(DtypeCounters, SeesInferenceMode) {
+  nn::Linear net(8, 3);
+  net->to(device());
+  const DtypeCounter counter;
+  const c10::InferenceMode inference;
+  const Autocast autocast(bfloat16());
+  net(x);
+  EXPECT_EQ(counter.report().summary(), "linear bfloat16 x1");
+}
+
+TEST_P(DtypeCounters, IntegerOpsAreNotCounted) {
+  const DtypeCounter counter;
+  y.add(1);
+  EXPECT_TRUE(counter.report().ops.empty());
+  x.argmax();
+  // No floating-point output: the input's dtype counts.
+  EXPECT_EQ(counter.report().ops.at("argmax"), (DtypeCounts{{torch::kFloat, 1}}));
+}
+
+TEST_P(DtypeCounters, OtherThreadsAndDeadCountersCountNothing) {
+  std::optional<DtypeCounter> counter(std::in_place);
+  std::thread([&] { torch::relu(x); }).join();
+  EXPECT_TRUE(counter->report().ops.empty());
+  counter.reset();
+  EXPECT_FALSE(at::hasThreadLocalCallbacks());
+}
+
+TEST(DtypeReports, NameTheKindOfAnOp) {
+  EXPECT_EQ(kind_of_op("addmm"), "linear");
+  EXPECT_EQ(kind_of_op("relu_"), "activation");
+  EXPECT_EQ(kind_of_op("cross_entropy_loss"), "loss");
+  EXPECT_EQ(kind_of_op("add"), "");
+}
+
+TEST(DtypeReports, AddUp) {
+  DtypeReport a, b;
+  a.kinds["linear"][torch::kHalf] = 2;
+  a.casts = 1;
+  b.kinds["linear"][torch::kHalf] = 3;
+  b.kinds["loss"][torch::kFloat] = 1;
+  a += b;
+  EXPECT_EQ(a.summary(), "linear float16 x5, loss float32 x1");
+}
+
+TEST(DtypeCounterDeathTest, EndsTheProgramWhenACounterEndsOnAnotherThread) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(
+      {
+        std::optional<DtypeCounter> counter(std::in_place);
+        std::thread([&] { counter.reset(); }).join();
+      },
+      "\\[DtypeCounter\\] a counter must end on the thread that began it");
+}
+
+}  // namespace halfstep::inspect
