@@ -1,9 +1,10 @@
 // Python's test_grad_scaling_autocast (test_torch.py): float16 autocast with the scaler, each stock
 // and each fused optimizer, also with the scaler saved and loaded after every update.
+#include "halfstep/autocast/autocast.h"
+
 #include <limits>
 #include <sstream>
 
-#include <ATen/autocast_mode.h>
 #include <torch/optim.h>
 #include <torch/serialize.h>
 
@@ -20,28 +21,6 @@ class ScalerUnderAutocast : public DeviceTest {
 HALFSTEP_ON_EACH_DEVICE(ScalerUnderAutocast);
 
 namespace {
-
-/// A region that casts to float16; the library's own guard has its own tests.
-class Float16Region {
- public:
-  Float16Region(c10::DeviceType device, bool enabled)
-      : device_(device), dtype_(at::autocast::get_autocast_dtype(device)) {
-    at::autocast::set_autocast_enabled(device_, enabled);
-    at::autocast::set_autocast_dtype(device_, c10::kHalf);
-    at::autocast::increment_nesting();
-  }
-  ~Float16Region() {
-    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
-    at::autocast::set_autocast_enabled(device_, false);
-    at::autocast::set_autocast_dtype(device_, dtype_);
-  }
-  Float16Region(const Float16Region&) = delete;
-  Float16Region& operator=(const Float16Region&) = delete;
-
- private:
-  c10::DeviceType device_;
-  c10::ScalarType dtype_;
-};
 
 void save_and_load(GradScaler& scaler) {
   if (!scaler.is_enabled()) return;
@@ -64,7 +43,7 @@ void ScalerUnderAutocast::check(const MakeOptimizer& make_optimizer, bool contro
         at::Tensor loss;
         {
           const bool cast = r.scaling || control_under_autocast;
-          const Float16Region region(GetParam(), cast);
+          const Autocast autocast(AutocastOptions(GetParam()).dtype(torch::kHalf).enabled(cast));
           const auto output = r.model->forward(r.batches[i].first);
           ASSERT_EQ(output.scalar_type(), cast ? torch::kHalf : torch::kFloat);
           loss = (output.to(torch::kFloat) - r.batches[i].second).pow(2).mean();

@@ -1,12 +1,12 @@
 // scale(), options, setters, disabled mode and what stands around the state machine.
 #include "halfstep/scaling/grad_scaler.h"
 
+#include "halfstep/autocast/autocast.h"
 #include "halfstep/core/device.h"
 #include "halfstep/core/error.h"
 
 #include <limits>
 
-#include <ATen/autocast_mode.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/optim.h>
 #include <torch/types.h>
@@ -219,16 +219,12 @@ TEST_P(ScalerBasics, StepInsideARegionDoesNotLeaveStaleCasts) {
   const auto input = torch::ones({2, 2}, torch::device(device()));
   torch::optim::SGD optimizer({weight}, torch::optim::SGDOptions(0.25));
   GradScaler scaler(options().init_scale(8));
-  at::autocast::set_autocast_enabled(GetParam(), true);
-  at::autocast::increment_nesting();
+  const Autocast autocast(GetParam());
   const auto before = torch::mm(input, weight);
   scaler.scale(before.to(torch::kFloat).sum()).backward();
   scaler.step(optimizer);
   const auto after = torch::mm(input, weight);
-  at::autocast::decrement_nesting();
-  at::autocast::clear_cache();
-  at::autocast::set_autocast_enabled(GetParam(), false);
-  ASSERT_NE(before.scalar_type(), torch::kFloat) << "nothing was cast";
+  ASSERT_EQ(before.scalar_type(), autocast.dtype()) << "nothing was cast";
   EXPECT_EQ(before[0][0].item<float>(), 2);
   EXPECT_EQ(after[0][0].item<float>(), 1);
 }

@@ -2,6 +2,7 @@
 // test_grad_scaler_with_preset_grad_scale and test_grad_scaling_autocast_fused_optimizers.
 #include "halfstep/scaling/takes_grad_scale.h"
 
+#include "halfstep/autocast/autocast.h"
 #include "halfstep/core/error.h"
 #include "halfstep/scaling/grad_scaler.h"
 
@@ -133,7 +134,6 @@ TEST_P(TakesScale, RefusedCallKeepsThePreset) {
 
 TEST_P(TakesScale, StepDoesNotReadTheDevice) {
   auto parameter = parameter_on(device());
-  FusedForTests fused({parameter}, FusedForTests::Kind::adam, 0.1);
   torch::optim::SGD ordinary({parameter}, torch::optim::SGDOptions(0.1));
   GradScaler scaler(GradScalerOptions(GetParam()).init_scale(2));
   scaler.scale(parameter.sum()).backward();
@@ -215,7 +215,13 @@ TEST_P(TakesScale, GradScalingAutocastFusedOptimizers) {
                                GradScaler& scaler, int i) {
         optimizer.zero_grad();
         const auto& [input, target] = batches[i % 4];
-        const auto loss = torch::mse_loss(model->forward(input), target);
+        at::Tensor loss;
+        {
+          const Autocast autocast(AutocastOptions(GetParam()).dtype(torch::kHalf));
+          const auto output = model->forward(input);
+          ASSERT_EQ(output.scalar_type(), torch::kHalf);
+          loss = torch::mse_loss(output.to(torch::kFloat), target);
+        }
         scaler.scale(loss).backward();
         if (i % 3 == 1) second_weight(model).mutable_grad()[7][7] = NAN;
         if (separate) scaler.unscale_(optimizer);

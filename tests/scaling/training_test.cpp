@@ -2,10 +2,8 @@
 // name of its original.
 #include <limits>
 
-#include <ATen/autocast_mode.h>
 #include <torch/nn/utils/clip_grad.h>
 #include <torch/optim.h>
-#include <torch/utils.h>
 
 #include "tests/scaling/fused_for_tests.h"
 #include "tests/scaling/scaling_case.h"
@@ -19,6 +17,7 @@ HALFSTEP_ON_EACH_DEVICE(ScalerTraining);
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 void overflow(torch::nn::Sequential& model) {
   second_weight(model).mutable_grad().fill_(kInf);
@@ -190,25 +189,35 @@ TEST_P(ScalerTraining, GradScaleWillNotOverflow) {
 }
 
 TEST_P(ScalerTraining, ParamsInvalidatedWithGradsInvalidatedBetweenUnscaleAndStep) {
-  auto model = make_model(device());
-  torch::optim::SGD optimizer(model->parameters(), torch::optim::SGDOptions(1.0));
-  GradScaler scaler(GradScalerOptions(GetParam()).init_scale(128));
-  bool first = true;
-  for (const auto& [input, target] : make_batches(device())) {
-    optimizer.zero_grad();
-    scaler.scale(torch::mse_loss(model->forward(input), target)).backward();
-    scaler.unscale_(optimizer);
-    int index = 0;
+  using Kind = FusedForTests::Kind;
+  std::vector<MakeOptimizer> makers{
+      make_sgd, [](auto parameters) { return std::make_unique<torch::optim::Adam>(parameters); },
+      [](auto parameters) { return std::make_unique<torch::optim::AdamW>(parameters); }};
+  for (const auto kind : {Kind::sgd, Kind::adam, Kind::adamw})
+    makers.emplace_back(
+        [kind](auto parameters) { return std::make_unique<FusedForTests>(parameters, kind, 1.0); });
+  for (std::size_t m = 0; m < makers.size(); ++m) {
+    SCOPED_TRACE(c10::str("optimizer ", m));
+    auto model = make_model(device());
+    const auto optimizer = makers[m](model->parameters());
+    GradScaler scaler(GradScalerOptions(GetParam()).init_scale(128));
+    bool first = true;
+    for (const auto& [input, target] : make_batches(device())) {
+      optimizer->zero_grad();
+      scaler.scale(torch::mse_loss(model->forward(input), target)).backward();
+      scaler.unscale_(*optimizer);
+      int index = 0;
+      for (const auto& parameter : model->parameters())
+        parameter.mutable_grad().fill_(index++ % 2 ? kInf : kNan);
+      // Nobody checks the gradients again after unscale_. From the second batch on the broken
+      // parameters make broken gradients, which unscale_ does see.
+      EXPECT_EQ(scaler.step(*optimizer).stepped(), first);
+      scaler.update();
+      first = false;
+    }
     for (const auto& parameter : model->parameters())
-      parameter.mutable_grad().fill_(index++ % 2 ? kInf : std::numeric_limits<float>::quiet_NaN());
-    // Nobody checks the gradients again after unscale_. From the second batch on the broken
-    // parameters make broken gradients, which unscale_ does see.
-    EXPECT_EQ(scaler.step(optimizer).stepped(), first);
-    scaler.update();
-    first = false;
+      EXPECT_FALSE(parameter.isfinite().any().item<bool>());
   }
-  for (const auto& parameter : model->parameters())
-    EXPECT_FALSE(parameter.isfinite().any().item<bool>());
 }
 
 }  // namespace halfstep::testing

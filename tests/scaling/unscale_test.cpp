@@ -217,7 +217,7 @@ TEST_P(Unscale, RefusesWhatItCannotTakeBeforeAnyChange) {
                "keep the parameters in float32");
   auto complex = bad(torch::zeros({2}, torch::device(device()).dtype(torch::kComplexFloat)));
   EXPECT_ERROR(unscale_gradients(complex, quarter(), Float16Gradients::allow, "here"), UsageError,
-               "must be floating-point", "complex64", "of its own");
+               "must be floating-point", "ComplexFloat", "of its own");
   for (auto* optimizer : {&half, &complex})
     EXPECT_TRUE(optimizer->param_groups()[0].params()[0].grad().eq(4).all().item<bool>());
 }
