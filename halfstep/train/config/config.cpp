@@ -1,0 +1,217 @@
+#include "halfstep/train/config/config.h"
+
+#include "halfstep/core/error.h"
+#include "halfstep/train/config/nearest.h"
+#include "halfstep/train/config/node.h"
+#include "halfstep/train/config/parse.h"
+#include "halfstep/train/config/read.h"
+#include "halfstep/train/config/scalar.h"
+#include "halfstep/train/config/write.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+namespace halfstep::train {
+
+using detail::ConfigNode;
+using Kind = ConfigNode::Kind;
+
+namespace {
+
+std::string full_key(const ConfigNode& mapping, const std::string& key) {
+  return path_text(detail::below(mapping.path, key));
+}
+
+// The entry of a key that is given and not null, or nullptr.
+ConfigNode::Entry* find_given(ConfigNode& mapping, const std::string& key) {
+  auto* entry = mapping.find(key);
+  return entry && !entry->is_default && entry->value->kind != Kind::null ? entry : nullptr;
+}
+
+ConfigNode::Entry* find_allowed(ConfigNode& mapping, const std::string& key) {
+  mapping.allowed.insert(key);
+  return find_given(mapping, key);
+}
+
+ConfigNode::Entry& find_required(ConfigNode& mapping, const std::string& key) {
+  if (auto* entry = find_allowed(mapping, key)) return *entry;
+  if (const auto* null = mapping.find(key); null && !null->is_default)
+    raise_at(null->place, full_key(mapping, key), " must be given, but got null");
+  std::vector<std::string> unread;
+  for (const auto& entry : mapping.entries)
+    if (!mapping.allowed.contains(entry.key)) unread.push_back(entry.key);
+  const std::string near = nearest(key, unread);
+  raise_at(mapping.place, "key '", key, "' is missing", in_path(mapping.path), "; ",
+           near.empty() ? "add it"
+                        : "is '" + near + "' (" + mapping.find(near)->place.text() +
+                              ") a misspelling of it?");
+}
+
+void fill_in(ConfigNode& mapping, const std::string& key, std::shared_ptr<ConfigNode> value) {
+  value->place = mapping.place;
+  value->path = detail::below(mapping.path, key);
+  auto* entry = mapping.find(key);
+  if (!entry) entry = &mapping.entries.emplace_back();
+  *entry = {key, mapping.place, std::move(value), true};
+}
+
+std::shared_ptr<ConfigNode> mapping_of(const ConfigNode::Entry& entry) {
+  if (entry.value->kind != Kind::mapping)
+    raise_at(entry.place, path_text(entry.value->path), " must be a mapping, but got ",
+             describe(*entry.value));
+  // Messages about the mapping as a whole point to its key, not to its first line.
+  entry.value->place = entry.place;
+  return entry.value;
+}
+
+void check_all_read(const ConfigNode& node) {
+  for (const auto& entry : node.entries) {
+    if (entry.is_default || node.allowed.contains(entry.key)) continue;
+    const std::vector<std::string> allowed(node.allowed.begin(), node.allowed.end());
+    std::string list;
+    for (const auto& key : allowed) list += (list.empty() ? "" : ", ") + key;
+    const std::string suggestion = suggest(entry.key, allowed);
+    raise_at(entry.place, "unknown key '", entry.key, "'", in_path(node.path),
+             "; allowed: ", list.empty() ? "none" : list,
+             suggestion.empty() ? "" : "; " + suggestion);
+  }
+  for (const auto& entry : node.entries)
+    if (!node.ignored.contains(entry.key)) check_all_read(*entry.value);
+  for (const auto& item : node.items) check_all_read(*item);
+}
+
+}  // namespace
+
+Config Config::load(const std::filesystem::path& file) {
+  const auto refuse = [&](const std::string& why) {
+    halfstep::detail::raise<EnvironmentError>("config", "must be a file that can be read, but got ",
+                                              file.string(), ": ", why);
+  };
+  if (std::filesystem::is_directory(file)) refuse("is a directory");
+  errno = 0;
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream) refuse(std::strerror(errno));
+  // One byte more than parse_yaml() takes: enough for it to refuse.
+  std::string text(detail::max_yaml_bytes + 1, '\0');
+  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (stream.bad()) refuse(std::strerror(errno));
+  text.resize(static_cast<size_t>(stream.gcount()));
+  return parse(text, file.string());
+}
+
+Config Config::parse(const std::string& text, const std::string& name) {
+  auto root = detail::parse_yaml(text, name);
+  if (!root || root->kind != Kind::mapping)
+    raise_at(root ? root->place : detail::Place{name}, "must hold a mapping (key: value), but got ",
+             root ? describe(*root) : "nothing");
+  return Config(std::move(root));
+}
+
+bool Config::has(const std::string& key) {
+  return find_allowed(*node_, key);
+}
+
+bool Config::is_mapping(const std::string& key) const {
+  const auto* entry = find_given(*node_, key);
+  return entry && entry->value->kind == Kind::mapping;
+}
+
+bool Config::is_number(const std::string& key) const {
+  const auto* entry = find_given(*node_, key);
+  return entry && entry->value->kind == Kind::scalar && !entry->value->quoted &&
+         detail::scalar_type(entry->value->text) == detail::ScalarType::number;
+}
+
+template <ConfigValue T>
+T Config::get(const std::string& key) {
+  const auto& entry = find_required(*node_, key);
+  return detail::read<T>(*entry.value, entry.place);
+}
+
+template <ConfigValue T>
+T Config::get(const std::string& key, const T& fallback) {
+  if (const auto* entry = find_allowed(*node_, key))
+    return detail::read<T>(*entry->value, entry->place);
+  fill_in(*node_, key, detail::make_node(fallback));
+  return fallback;
+}
+
+#define HALFSTEP_CONFIG_TYPE(T)                  \
+  template T Config::get<T>(const std::string&); \
+  template T Config::get<T>(const std::string&, const T&)
+HALFSTEP_CONFIG_TYPE(bool);
+HALFSTEP_CONFIG_TYPE(int64_t);
+HALFSTEP_CONFIG_TYPE(double);
+HALFSTEP_CONFIG_TYPE(std::string);
+HALFSTEP_CONFIG_TYPE(std::vector<int64_t>);
+HALFSTEP_CONFIG_TYPE(std::vector<double>);
+HALFSTEP_CONFIG_TYPE(std::vector<std::string>);
+#undef HALFSTEP_CONFIG_TYPE
+
+Config Config::child(const std::string& key) {
+  return Config(mapping_of(find_required(*node_, key)));
+}
+
+std::optional<Config> Config::child_if(const std::string& key) {
+  const auto* entry = find_allowed(*node_, key);
+  return entry ? std::optional(Config(mapping_of(*entry))) : std::nullopt;
+}
+
+Config Config::child_or_empty(const std::string& key) {
+  if (const auto* entry = find_allowed(*node_, key)) return Config(mapping_of(*entry));
+  const auto* filled = node_->find(key);
+  if (!filled || !filled->is_default) {
+    auto empty = std::make_shared<ConfigNode>();
+    empty->kind = Kind::mapping;
+    fill_in(*node_, key, std::move(empty));
+  }
+  return Config(node_->find(key)->value);
+}
+
+std::vector<Config> Config::children(const std::string& key) {
+  std::vector<Config> result;
+  const auto* entry = find_allowed(*node_, key);
+  if (!entry) {
+    auto empty = std::make_shared<ConfigNode>();
+    empty->kind = Kind::list;
+    fill_in(*node_, key, std::move(empty));
+    return result;
+  }
+  if (entry->value->kind != Kind::list)
+    raise_at(entry->place, path_text(entry->value->path), " must be a list of mappings, but got ",
+             describe(*entry->value));
+  for (const auto& item : entry->value->items) {
+    if (item->kind != Kind::mapping)
+      raise_at(item->place, path_text(item->path), " must be a mapping, but got ", describe(*item));
+    result.push_back(Config(item));
+  }
+  return result;
+}
+
+void Config::ignore(const std::string& key) {
+  node_->allowed.insert(key);
+  node_->ignored.insert(key);
+}
+
+void Config::fail(const std::string& key, const std::string& rule) {
+  if (key.empty()) raise_at(node_->place, node_->path ? path_text(node_->path) + " " : "", rule);
+  const auto* entry = node_->find(key);
+  raise_at(entry ? entry->place : node_->place, full_key(*node_, key), " ", rule, ", but ",
+           entry ? "got " + describe(*entry->value) : "is not given");
+}
+
+std::string Config::where(const std::string& key) const {
+  const auto* entry = key.empty() ? nullptr : node_->find(key);
+  return entry ? entry->place.text() : node_->place.text();
+}
+
+void Config::finish() {
+  check_all_read(*node_);
+}
+
+std::string Config::resolved() const {
+  return write_yaml(*node_);
+}
+
+}  // namespace halfstep::train
