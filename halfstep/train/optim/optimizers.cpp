@@ -1,0 +1,87 @@
+#include "halfstep/train/optim/optimizers.h"
+
+#include <tuple>
+#include <utility>
+
+#include <torch/optim/adagrad.h>
+#include <torch/optim/adam.h>
+#include <torch/optim/adamw.h>
+#include <torch/optim/rmsprop.h>
+#include <torch/optim/sgd.h>
+
+namespace halfstep::train {
+namespace {
+
+double at_least_zero(Config& config, const std::string& key, double fallback) {
+  const auto value = config.get<double>(key, fallback);
+  if (value < 0) config.fail(key, "must be at least 0");
+  return value;
+}
+
+std::tuple<double, double> betas(Config& config, const std::tuple<double, double>& fallback) {
+  const auto [first, second] = fallback;
+  const auto values = config.get<std::vector<double>>("betas", {first, second});
+  if (values.size() != 2 || values[0] < 0 || values[0] >= 1 || values[1] < 0 || values[1] >= 1)
+    config.fail("betas", "must be two numbers in [0, 1)");
+  return {values[0], values[1]};
+}
+
+// Adam's and AdamW's options have the same names.
+template <class Options>
+Options adam_options(Config& config) {
+  Options options;
+  options.lr(at_least_zero(config, "lr", options.lr()));
+  options.betas(betas(config, options.betas()));
+  options.eps(at_least_zero(config, "eps", options.eps()));
+  options.weight_decay(at_least_zero(config, "weight_decay", options.weight_decay()));
+  options.amsgrad(config.get<bool>("amsgrad", options.amsgrad()));
+  return options;
+}
+
+}  // namespace
+
+OptimizerPtr make_adam(Config& config, std::vector<torch::Tensor> parameters) {
+  return std::make_unique<torch::optim::Adam>(std::move(parameters),
+                                              adam_options<torch::optim::AdamOptions>(config));
+}
+
+OptimizerPtr make_adamw(Config& config, std::vector<torch::Tensor> parameters) {
+  return std::make_unique<torch::optim::AdamW>(std::move(parameters),
+                                               adam_options<torch::optim::AdamWOptions>(config));
+}
+
+OptimizerPtr make_sgd(Config& config, std::vector<torch::Tensor> parameters) {
+  // LibTorch has no default; Python's is 1e-3.
+  torch::optim::SGDOptions options(at_least_zero(config, "lr", 1e-3));
+  options.momentum(at_least_zero(config, "momentum", options.momentum()));
+  options.dampening(config.get<double>("dampening", options.dampening()));
+  options.weight_decay(at_least_zero(config, "weight_decay", options.weight_decay()));
+  options.nesterov(config.get<bool>("nesterov", options.nesterov()));
+  if (options.nesterov() && (options.momentum() <= 0 || options.dampening() != 0))
+    config.fail("nesterov", "must be false unless momentum is above 0 and dampening is 0");
+  return std::make_unique<torch::optim::SGD>(std::move(parameters), options);
+}
+
+OptimizerPtr make_rmsprop(Config& config, std::vector<torch::Tensor> parameters) {
+  torch::optim::RMSpropOptions options;
+  options.lr(at_least_zero(config, "lr", options.lr()));
+  options.alpha(at_least_zero(config, "alpha", options.alpha()));
+  options.eps(at_least_zero(config, "eps", options.eps()));
+  options.weight_decay(at_least_zero(config, "weight_decay", options.weight_decay()));
+  options.momentum(at_least_zero(config, "momentum", options.momentum()));
+  options.centered(config.get<bool>("centered", options.centered()));
+  return std::make_unique<torch::optim::RMSprop>(std::move(parameters), options);
+}
+
+OptimizerPtr make_adagrad(Config& config, std::vector<torch::Tensor> parameters) {
+  torch::optim::AdagradOptions options;
+  options.lr(at_least_zero(config, "lr", options.lr()));
+  options.lr_decay(at_least_zero(config, "lr_decay", options.lr_decay()));
+  options.weight_decay(at_least_zero(config, "weight_decay", options.weight_decay()));
+  options.initial_accumulator_value(
+      at_least_zero(config, "initial_accumulator_value", options.initial_accumulator_value()));
+  options.eps(at_least_zero(config, "eps", options.eps()));
+  return std::make_unique<torch::optim::Adagrad>(std::move(parameters), options);
+}
+
+}  // namespace halfstep::train

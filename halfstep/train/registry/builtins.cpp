@@ -1,0 +1,73 @@
+#include "halfstep/train/losses/losses.h"
+#include "halfstep/train/models/conv_net.h"
+#include "halfstep/train/models/mlp.h"
+#include "halfstep/train/optim/optimizers.h"
+#include "halfstep/train/optim/schedulers.h"
+#include "halfstep/train/registry/registry.h"
+
+#include <utility>
+
+namespace halfstep::train {
+namespace {
+
+// Called by the accessors, not by static objects: a linker drops those of an archive.
+template <class R>
+R filled(std::string kind,
+         std::initializer_list<std::pair<const char*, typename R::Factory>> builtins) {
+  R registry(std::move(kind));
+  for (const auto& [name, factory] : builtins) registry.add(name, factory);
+  return registry;
+}
+
+}  // namespace
+
+ModelRegistry& models() {
+  static auto registry = filled<ModelRegistry>("model", {
+                                                            {"Mlp", make_mlp},
+                                                            {"ConvNet", make_conv_net},
+                                                        });
+  return registry;
+}
+
+DatasetRegistry& datasets() {
+  static auto registry = filled<DatasetRegistry>("data set", {});
+  return registry;
+}
+
+LossRegistry& losses() {
+  static auto registry = filled<LossRegistry>("loss", {
+                                                          {"CrossEntropyLoss", make_cross_entropy},
+                                                          {"NLLLoss", make_nll},
+                                                          {"MSELoss", make_mse},
+                                                      });
+  return registry;
+}
+
+OptimizerRegistry& optimizers() {
+  static auto registry = filled<OptimizerRegistry>("optimizer", {
+                                                                    {"Adam", make_adam},
+                                                                    {"AdamW", make_adamw},
+                                                                    {"SGD", make_sgd},
+                                                                    {"RMSprop", make_rmsprop},
+                                                                    {"Adagrad", make_adagrad},
+                                                                });
+  return registry;
+}
+
+SchedulerRegistry& schedulers() {
+  static auto registry =
+      filled<SchedulerRegistry>("scheduler", {
+                                                 {"StepLR", make_step_lr},
+                                                 {"MultiStepLR", make_multi_step_lr},
+                                                 {"ExponentialLR", make_exponential_lr},
+                                                 {"CosineAnnealingLR", make_cosine_annealing_lr},
+                                             });
+  return registry;
+}
+
+HookRegistry& hooks() {
+  static auto registry = filled<HookRegistry>("hook", {});
+  return registry;
+}
+
+}  // namespace halfstep::train
