@@ -1,0 +1,8 @@
+#include <iostream>
+
+#include "halfstep/halfstep.h"
+
+int main() {
+  std::cout << "halfstep " << halfstep::version() << " on LibTorch " << halfstep::torch_version()
+            << " uses " << halfstep::describe_device(halfstep::parse_device("auto")) << "\n";
+}
