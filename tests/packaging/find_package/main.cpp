@@ -1,6 +1,6 @@
-#include <iostream>
-
 #include "halfstep/halfstep.h"
+
+#include <iostream>
 
 int main() {
   std::cout << "halfstep " << halfstep::version() << " on LibTorch " << halfstep::torch_version()
