@@ -97,7 +97,7 @@ std::vector<at::Tensor> GradScaler::scale(at::TensorList outputs) {
 
 FoundInfs GradScaler::divide_gradients(torch::optim::Optimizer& optimizer,
                                        const char* where) const {
-  // By way of float64, as Python does: the float32 reciprocal may be rounded differently.
+  // By way of float64, as Python does: a GPU's float32 reciprocal need not be correctly rounded.
   const auto inv_scale = scale_.to(c10::kDouble).reciprocal().to(c10::kFloat);
   return detail::unscale_gradients(optimizer, inv_scale, detail::Float16Gradients::refuse, where);
 }
