@@ -1,30 +1,27 @@
 #pragma once
-#include <filesystem>
-#include <map>
-#include <string>
+#include "halfstep/train/files/safetensors.h"
 
-#include <ATen/core/Tensor.h>
+#include <filesystem>
 
 #include <nlohmann/json.hpp>
 
 namespace halfstep::train {
 
-using NamedTensors = std::map<std::string, at::Tensor>;
-
 /// Everything a run needs to go on: tensors by name ("model.fc1.weight",
 /// "optimizer.fc1.weight.exp_avg", "rng.cpu") and the rest as JSON.
 ///
 /// On disk it is one safetensors file, the JSON in its metadata under "halfstep", so that one
-/// rename makes the whole checkpoint appear and Python's safetensors opens it.
+/// rename makes the whole checkpoint appear and Python's safetensors opens it. Equal checkpoints
+/// give equal bytes. JSON keeps every double to the bit but knows no NaN or infinity.
 struct Checkpoint {
   static constexpr int format_version = 1;
 
   NamedTensors tensors;
-  nlohmann::json state;
+  nlohmann::json state = nlohmann::json::object();
 
   /// Writes the file whole or not at all (see atomic_file.h). Tensors may be on any device and
-  /// non-contiguous. Throws EnvironmentError where the disk refuses; an older file of that name
-  /// then still stands.
+  /// non-contiguous; syncs with their devices. Throws EnvironmentError where the disk refuses; an
+  /// older file of that name then still stands.
   void save(const std::filesystem::path& file) const;
 
   /// Reads a file into CPU tensors. Throws EnvironmentError for a file that is missing, truncated,
