@@ -13,9 +13,15 @@ struct LoaderOptions {
 };
 
 /// Batches of one epoch by number. The order of an epoch depends on (seed, epoch) only, so a run is
-/// resumed in mid-epoch by the number of the next batch.
+/// resumed in mid-epoch by the number of the next batch. Never draws from LibTorch's default
+/// generators. Not thread-safe.
+///
+///   Loader loader(dataset, {.batch_size = 64, .shuffle = true, .seed = 1});
+///   loader.set_epoch(epoch);
+///   for (int64_t i = 0; i < loader.num_batches(); ++i) { auto batch = loader.batch(i); … }
 class Loader {
  public:
+  /// Starts in epoch 0. Throws UsageError where there would be no batch.
   Loader(std::shared_ptr<const Dataset> dataset, LoaderOptions options);
 
   /// Chooses the order of an epoch (counted from 0). Cheap where it is the present one.

@@ -1,3 +1,4 @@
+#include "halfstep/train/data/mnist.h"
 #include "halfstep/train/losses/losses.h"
 #include "halfstep/train/models/conv_net.h"
 #include "halfstep/train/models/mlp.h"
@@ -30,7 +31,7 @@ ModelRegistry& models() {
 }
 
 DatasetRegistry& datasets() {
-  static auto registry = filled<DatasetRegistry>("data set", {});
+  static auto registry = filled<DatasetRegistry>("data set", {{"Mnist", make_mnist}});
   return registry;
 }
 

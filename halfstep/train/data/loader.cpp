@@ -1,0 +1,65 @@
+#include "halfstep/train/data/loader.h"
+
+#include "halfstep/core/error.h"
+
+#include <algorithm>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Functions.h>
+
+namespace halfstep::train {
+namespace {
+
+// The finaliser of SplitMix64: neighbouring inputs give unrelated outputs.
+uint64_t mix(uint64_t value) {
+  value += 0x9e3779b97f4a7c15;
+  value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9;
+  value = (value ^ value >> 27) * 0x94d049bb133111eb;
+  return value ^ value >> 31;
+}
+
+}  // namespace
+
+Loader::Loader(std::shared_ptr<const Dataset> dataset, LoaderOptions options)
+    : dataset_(std::move(dataset)), options_(options) {
+  HALFSTEP_CHECK_USAGE(dataset_ != nullptr, "Loader", "a data set must be given, but got none");
+  HALFSTEP_CHECK_USAGE(options_.batch_size >= 1, "Loader",
+                       "batch_size must be at least 1, but got ", options_.batch_size);
+  HALFSTEP_CHECK_USAGE(dataset_->size() >= 1, "Loader",
+                       "the data set must have examples, but is empty; check its folder and limit");
+  HALFSTEP_CHECK_USAGE(num_batches() >= 1, "Loader",
+                       "the data set must have at least one batch of ", options_.batch_size,
+                       ", but has ", dataset_->size(),
+                       " examples; make batch_size smaller or drop_last false");
+  set_epoch(0);
+}
+
+void Loader::set_epoch(int64_t epoch) {
+  HALFSTEP_CHECK_USAGE(epoch >= 0, "Loader", "an epoch must be at least 0, but got ", epoch);
+  if (epoch == epoch_) return;
+  if (options_.shuffle) {
+    const uint64_t seed = mix(mix(options_.seed) + static_cast<uint64_t>(epoch));
+    const auto generator = at::make_generator<at::CPUGeneratorImpl>(seed);
+    order_ = at::randperm(dataset_->size(), generator, at::kLong);
+  } else if (!order_.defined()) {
+    order_ = at::arange(dataset_->size(), at::kLong);
+  }
+  epoch_ = epoch;
+}
+
+int64_t Loader::num_batches() const {
+  const int64_t whole = dataset_->size() / options_.batch_size;
+  const bool rest = dataset_->size() % options_.batch_size != 0;
+  return whole + (rest && !options_.drop_last ? 1 : 0);
+}
+
+Batch Loader::batch(int64_t number) const {
+  HALFSTEP_CHECK_USAGE(number >= 0 && number < num_batches(), "Loader",
+                       "a batch's number must be from 0 to ", num_batches() - 1, ", but got ",
+                       number);
+  const int64_t first = number * options_.batch_size;
+  const int64_t count = std::min(options_.batch_size, dataset_->size() - first);
+  return dataset_->get_batch(order_.narrow(0, first, count));
+}
+
+}  // namespace halfstep::train

@@ -1,0 +1,124 @@
+#include "halfstep/train/data/mnist.h"
+
+#include "halfstep/core/error.h"
+#include "halfstep/train/data/idx_file.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include <ATen/ATen.h>
+
+namespace halfstep::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+// MNIST's names come with - or . before "idx", gzipped or not.
+fs::path find_file(const fs::path& root, const std::string& stem, const std::string& kind) {
+  std::string tried;
+  for (const char* separator : {"-", "."}) {
+    for (const char* suffix : {"", ".gz"}) {
+      const std::string name = c10::str(stem, separator, kind, "-ubyte", suffix);
+      std::error_code ignored;
+      if (fs::exists(root / name, ignored)) return root / name;
+      tried += (tried.empty() ? "" : ", ") + name;
+    }
+  }
+  halfstep::detail::raise<EnvironmentError>(
+      "Mnist", root.string(), " must hold MNIST's files, but has none of ", tried,
+      "; for Fashion-MNIST run apt-get install dataset-fashion-mnist (it goes to ",
+      MnistOptions().root.string(), "), or put MNIST's files into that folder");
+}
+
+void check_labels(const at::Tensor& labels, const fs::path& file) {
+  const auto* begin = labels.const_data_ptr<uint8_t>();
+  const auto* end = begin + labels.numel();
+  const auto* wrong = std::find_if(begin, end, [](uint8_t label) { return label > 9; });
+  HALFSTEP_CHECK_ENVIRONMENT(wrong == end, "Mnist", file.string(),
+                             " must hold labels from 0 to 9, but label ", wrong - begin, " is ",
+                             int{*wrong}, "; the file is damaged or of another data set");
+}
+
+// True where indices are first, first + 1, …: then a batch is a view of the images.
+bool is_range(const at::Tensor& indices) {
+  const auto* values = indices.const_data_ptr<int64_t>();
+  for (int64_t i = 1; i < indices.numel(); ++i) {
+    if (values[i] != values[0] + i) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+Mnist::Mnist(const MnistOptions& options) : mean_(options.mean), std_(options.std) {
+  HALFSTEP_CHECK_USAGE(options.limit == -1 || options.limit >= 1, "Mnist",
+                       "limit must be at least 1, or -1 for all, but got ", options.limit);
+  HALFSTEP_CHECK_USAGE(std_ > 0, "Mnist", "std must be above 0, but got ", std_);
+  const std::string stem = options.train ? "train" : "t10k";
+  const fs::path image_file = find_file(options.root, stem + "-images", "idx3");
+  const fs::path label_file = find_file(options.root, stem + "-labels", "idx1");
+
+  const at::Tensor images = read_idx(image_file);
+  const at::Tensor labels = read_idx(label_file);
+  HALFSTEP_CHECK_ENVIRONMENT(images.dim() == 3, "Mnist", image_file.string(),
+                             " must have 3 dimensions (pictures, rows, columns), but has ",
+                             images.dim(), "; use MNIST's own files");
+  HALFSTEP_CHECK_ENVIRONMENT(labels.dim() == 1, "Mnist", label_file.string(),
+                             " must have 1 dimension, but has ", labels.dim(),
+                             "; use MNIST's own files");
+  HALFSTEP_CHECK_ENVIRONMENT(images.size(0) == labels.size(0), "Mnist",
+                             "there must be one label for each picture, but ", image_file.string(),
+                             " has ", images.size(0), " pictures and ", label_file.string(), " ",
+                             labels.size(0), " labels; take both from the same data set");
+  check_labels(labels, label_file);
+
+  const int64_t count =
+      options.limit == -1 ? images.size(0) : std::min(options.limit, images.size(0));
+  images_ = images.narrow(0, 0, count).unsqueeze(1);
+  labels_ = labels.narrow(0, 0, count).to(at::kLong);
+}
+
+Batch Mnist::get_batch(const at::Tensor& indices) const {
+  HALFSTEP_CHECK_USAGE(indices.dim() == 1 && indices.scalar_type() == at::kLong &&
+                           indices.is_cpu() && indices.numel() > 0,
+                       "Mnist::get_batch",
+                       "indices must be a non-empty int64 CPU tensor of 1 dimension, but got ",
+                       indices.toString(), " ", indices.sizes());
+  const at::Tensor order = indices.contiguous();
+  at::Tensor pixels;
+  Batch batch;
+  if (is_range(order)) {
+    const int64_t first = order.const_data_ptr<int64_t>()[0];
+    HALFSTEP_CHECK_USAGE(first >= 0 && first + order.numel() <= size(), "Mnist::get_batch",
+                         "indices must be from 0 to ", size() - 1, ", but got ", first, " to ",
+                         first + order.numel() - 1);
+    pixels = images_.narrow(0, first, order.numel());
+    batch.target = labels_.narrow(0, first, order.numel()).clone();
+  } else {
+    pixels = images_.index_select(0, order);
+    batch.target = labels_.index_select(0, order);
+  }
+  batch.data = pixels.to(at::kFloat).div_(255);
+  if (mean_ != 0.0) batch.data.sub_(mean_);
+  if (std_ != 1.0) batch.data.div_(std_);
+  return batch;
+}
+
+std::shared_ptr<Dataset> make_mnist(Config& config) {
+  MnistOptions options;
+  options.root = config.get<std::string>("root", options.root.string());
+  const auto split = config.get<std::string>("split");
+  if (split != "train" && split != "test") config.fail("split", "must be train or test");
+  options.train = split == "train";
+  if (config.has("limit")) {
+    options.limit = config.get<int64_t>("limit");
+    if (options.limit < 1) config.fail("limit", "must be at least 1");
+  }
+  options.mean = config.get<double>("mean", options.mean);
+  options.std = config.get<double>("std", options.std);
+  if (!(options.std > 0)) config.fail("std", "must be above 0");
+  return std::make_shared<Mnist>(options);
+}
+
+}  // namespace halfstep::train
