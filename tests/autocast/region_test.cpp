@@ -143,6 +143,8 @@ TEST_P(AutocastRegion, LeavesDoublesAndIntegersAlone) {
   EXPECT_EQ(torch::mm(wide, wide).scalar_type(), torch::kDouble);
   EXPECT_EQ(torch::softmax(wide, 1).scalar_type(), torch::kDouble);
   EXPECT_EQ(torch::mse_loss(wide, wide).scalar_type(), torch::kDouble);
+  EXPECT_EQ(torch::norm(wide).scalar_type(), torch::kDouble);
+  EXPECT_EQ(torch::pow(wide, 2).scalar_type(), torch::kDouble);
   EXPECT_EQ(torch::cat({wide, wide}).scalar_type(), torch::kDouble);
   const auto whole = torch::ones({2, 2}, torch::dtype(torch::kLong).device(device()));
   EXPECT_EQ(torch::sum(whole).scalar_type(), torch::kLong);
