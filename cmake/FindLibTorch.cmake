@@ -1,7 +1,7 @@
 # Finds LibTorch without the whole CUDA toolkit that torch's own TorchConfig.cmake asks for; LocateLibTorch.cmake says where
 # it looks.
 #
-# Defines LibTorch_FOUND, LibTorch_VERSION, LibTorch_ROOT, LibTorch_HAS_CUDA and the targets
+# Defines LibTorch_FOUND, LibTorch_VERSION, LibTorch_ROOT, LibTorch_HAS_CUDA, LibTorch_HAS_OPENMP and the targets
 #   LibTorch::cpu    headers, libtorch_cpu and libc10
 #   LibTorch::cuda   the same with libtorch_cuda, libc10_cuda and the CUDA run-time library; only where the LibTorch has them
 #                    and CUDA's headers are found, else LibTorch_WHY_NO_CUDA says what is missing
@@ -39,20 +39,25 @@ foreach(_folder IN LISTS _nvidia_libs)
   list(APPEND _rpath_link "LINKER:-rpath-link,${_folder}")
 endforeach()
 
-# One OpenMP run-time library in the process: torch's own where it brings one.
+# at::parallel_for in a file of ours is serial without -fopenmp, in silence. With g++, one OpenMP run-time library in the
+# process: torch's own where it brings one. The thread sanitizer can't follow OpenMP.
 file(GLOB _gomp "${LibTorch_ROOT}/lib/libgomp*.so*" "${LibTorch_ROOT}/../torch.libs/libgomp*.so*")
-if(_gomp)
+set(LibTorch_HAS_OPENMP TRUE)
+set(_compile_openmp -fopenmp)
+if(_gomp AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(GET _gomp 0 _gomp)
   add_library(LibTorch::openmp SHARED IMPORTED GLOBAL)
   set_target_properties(LibTorch::openmp PROPERTIES IMPORTED_LOCATION "${_gomp}")
 else()
-  find_package(OpenMP REQUIRED COMPONENTS CXX)
   add_library(LibTorch::openmp INTERFACE IMPORTED GLOBAL)
-  target_link_libraries(LibTorch::openmp INTERFACE OpenMP::OpenMP_CXX)
+  find_package(OpenMP QUIET COMPONENTS CXX)
+  if(OpenMP_CXX_FOUND)
+    target_link_libraries(LibTorch::openmp INTERFACE OpenMP::OpenMP_CXX)
+  else()
+    set(LibTorch_HAS_OPENMP FALSE)
+    set(_compile_openmp "")
+  endif()
 endif()
-
-# at::parallel_for in a file of ours is serial without -fopenmp, in silence. The thread sanitizer can't follow libgomp.
-set(_compile_openmp -fopenmp)
 if(HALFSTEP_SANITIZE STREQUAL "thread")
   set(_compile_openmp "")
 endif()
