@@ -40,21 +40,12 @@ void check_labels(const at::Tensor& labels, const fs::path& file) {
                              int{*wrong}, "; the file is damaged or of another data set");
 }
 
-// True where indices are first, first + 1, …: then a batch is a view of the images.
-bool is_range(const at::Tensor& indices) {
-  const auto* values = indices.const_data_ptr<int64_t>();
-  for (int64_t i = 1; i < indices.numel(); ++i) {
-    if (values[i] != values[0] + i) return false;
-  }
-  return true;
-}
-
 }  // namespace
 
-Mnist::Mnist(const MnistOptions& options) : mean_(options.mean), std_(options.std) {
+Mnist::Mnist(const MnistOptions& options) {
   HALFSTEP_CHECK_USAGE(options.limit == -1 || options.limit >= 1, "Mnist",
                        "limit must be at least 1, or -1 for all, but got ", options.limit);
-  HALFSTEP_CHECK_USAGE(std_ > 0, "Mnist", "std must be above 0, but got ", std_);
+  HALFSTEP_CHECK_USAGE(options.std > 0, "Mnist", "std must be above 0, but got ", options.std);
   const std::string stem = options.train ? "train" : "t10k";
   const fs::path image_file = find_file(options.root, stem + "-images", "idx3");
   const fs::path label_file = find_file(options.root, stem + "-labels", "idx1");
@@ -75,8 +66,12 @@ Mnist::Mnist(const MnistOptions& options) : mean_(options.mean), std_(options.st
 
   const int64_t count =
       options.limit == -1 ? images.size(0) : std::min(options.limit, images.size(0));
-  images_ = images.narrow(0, 0, count).unsqueeze(1);
-  labels_ = labels.narrow(0, 0, count).to(at::kLong);
+  images_ = images.narrow(0, 0, count);
+  labels_ = labels.narrow(0, 0, count);
+  // Computed by the ops of ToTensor and Normalize, so a look-up gives their bits.
+  values_ = at::arange(256, at::kByte).to(at::kFloat).div_(255);
+  if (options.mean != 0.0) values_.sub_(options.mean);
+  if (options.std != 1.0) values_.div_(options.std);
 }
 
 Batch Mnist::get_batch(const at::Tensor& indices) const {
@@ -86,22 +81,24 @@ Batch Mnist::get_batch(const at::Tensor& indices) const {
                        "indices must be a non-empty int64 CPU tensor of 1 dimension, but got ",
                        indices.toString(), " ", indices.sizes());
   const at::Tensor order = indices.contiguous();
-  at::Tensor pixels;
-  Batch batch;
-  if (is_range(order)) {
-    const int64_t first = order.const_data_ptr<int64_t>()[0];
-    HALFSTEP_CHECK_USAGE(first >= 0 && first + order.numel() <= size(), "Mnist::get_batch",
-                         "indices must be from 0 to ", size() - 1, ", but got ", first, " to ",
-                         first + order.numel() - 1);
-    pixels = images_.narrow(0, first, order.numel());
-    batch.target = labels_.narrow(0, first, order.numel()).clone();
-  } else {
-    pixels = images_.index_select(0, order);
-    batch.target = labels_.index_select(0, order);
+  const int64_t count = order.numel();
+  const int64_t pixels = images_.size(1) * images_.size(2);
+  Batch batch{at::empty({count, 1, images_.size(1), images_.size(2)}, at::kFloat),
+              at::empty({count}, at::kLong)};
+  const auto* index = order.const_data_ptr<int64_t>();
+  const auto* images = images_.const_data_ptr<uint8_t>();
+  const auto* labels = labels_.const_data_ptr<uint8_t>();
+  const auto* values = values_.const_data_ptr<float>();
+  auto* data = batch.data.mutable_data_ptr<float>();
+  auto* target = batch.target.mutable_data_ptr<int64_t>();
+  // One thread: waking others costs more than a batch.
+  for (int64_t n = 0; n < count; ++n) {
+    HALFSTEP_CHECK_USAGE(index[n] >= 0 && index[n] < size(), "Mnist::get_batch",
+                         "indices must be from 0 to ", size() - 1, ", but got ", index[n]);
+    const uint8_t* image = images + index[n] * pixels;
+    for (int64_t i = 0; i < pixels; ++i) data[n * pixels + i] = values[image[i]];
+    target[n] = labels[index[n]];
   }
-  batch.data = pixels.to(at::kFloat).div_(255);
-  if (mean_ != 0.0) batch.data.sub_(mean_);
-  if (std_ != 1.0) batch.data.div_(std_);
   return batch;
 }
 

@@ -156,8 +156,9 @@ TEST(Mnist, RefusesWrongIndices) {
   const Mnist mnist(in(folder));
   EXPECT_ERROR(mnist.get_batch(at::arange(2, at::kInt)), UsageError, "int64");
   EXPECT_ERROR(mnist.get_batch(at::empty({0}, at::kLong)), UsageError, "non-empty");
-  EXPECT_ERROR(mnist.get_batch(at::tensor({int64_t{-1}})), UsageError, "but got -1 to -1");
-  EXPECT_THROW(mnist.get_batch(at::tensor({int64_t{5}, int64_t{0}})), std::exception);
+  EXPECT_ERROR(mnist.get_batch(at::tensor({int64_t{-1}})), UsageError, "but got -1");
+  EXPECT_ERROR(mnist.get_batch(at::tensor({int64_t{5}, int64_t{0}})), UsageError,
+               "indices must be from 0 to 4, but got 5");
 }
 
 TEST(Mnist, IsBuiltFromAConfig) {
