@@ -19,10 +19,10 @@ struct ArchiveTree {
   std::map<std::string, ArchiveTree> children;
 };
 
-/// Everything in an archive. Copies its tensors once.
+/// Everything in an archive. Tensors are shared, not copied.
 ArchiveTree read_archive(torch::serialize::OutputArchive& archive);
 
-/// An archive that holds the tree, ready to be read. Tensors keep their devices.
+/// An archive that holds the tree, ready to be read. Tensors are shared, not copied.
 torch::serialize::InputArchive make_archive(const ArchiveTree& tree);
 
 /// A tree as JSON, its tensors put into `tensors` as "<prefix>.<key>". Takes tensors, numbers,
@@ -32,8 +32,9 @@ torch::serialize::InputArchive make_archive(const ArchiveTree& tree);
 nlohmann::json encode_tree(const ArchiveTree& tree, const std::string& prefix, c10::Device device,
                            NamedTensors& tensors);
 
-/// The inverse; tensors go to `device` unless they were marked. Throws EnvironmentError for a
-/// tensor that is missing, nlohmann::json::exception for JSON that encode_tree() did not write.
+/// The inverse; tensors are copied, to `device` unless they were marked. Throws EnvironmentError
+/// for a tensor that is missing, nlohmann::json::exception for JSON that encode_tree() did not
+/// write.
 ArchiveTree decode_tree(const nlohmann::json& json, const std::string& prefix, c10::Device device,
                         const NamedTensors& tensors);
 

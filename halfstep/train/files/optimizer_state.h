@@ -21,8 +21,8 @@ std::vector<std::string> parameter_names(const torch::optim::Optimizer& optimize
 /// Works for every optimizer of LibTorch and for any class that overrides save() and load() with
 /// LibTorch's torch::optim::serialize, whatever fields its state has. `param_names` has one name
 /// per parameter, group by group. State that belongs to all parameters (LBFGS) is found under the
-/// first. Syncs with the state's devices. Copies the state once. Throws UsageError for an optimizer
-/// that does not write its state.
+/// first. The tensors are shared, not copied: save the checkpoint before the next step. Throws
+/// UsageError for an optimizer that does not write its state.
 void save_optimizer(const torch::optim::Optimizer& optimizer,
                     const std::vector<std::string>& param_names, Checkpoint& checkpoint);
 

@@ -295,6 +295,19 @@ TEST(OptimizerStateFormat, TakesAnOptimizerThatNeverStepped) {
   EXPECT_TRUE(other.optimizer->state().empty());
 }
 
+TEST(OptimizerStateFormat, ALoadedStateIsACopy) {
+  Training run(kind("Adam"), c10::kCPU);
+  run.steps(2);
+  const TempFolder folder;
+  run.checkpoint().save(folder.path() / "a");
+  const Checkpoint checkpoint = Checkpoint::load(folder.path() / "a");
+  Training other(kind("Adam"), c10::kCPU);
+  other.load(checkpoint);
+  other.steps(2);
+  checkpoint.save(folder.path() / "b");
+  EXPECT_EQ(read_file(folder.path() / "a"), read_file(folder.path() / "b"));
+}
+
 TEST(OptimizerStateErrors, ACheckpointOfAnotherModel) {
   Training run(kind("Adam"), c10::kCPU);
   run.steps(1);
