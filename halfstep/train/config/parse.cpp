@@ -41,10 +41,12 @@ bool is_control(char c) {
   return static_cast<unsigned char>(c) < 0x20 || c == 0x7F;
 }
 
-// yaml-cpp replaces malformed UTF-8 and takes byte 4 for the end of the text, both in silence.
+// yaml-cpp replaces malformed UTF-8, takes byte 4 for the end of the text and skips lines that
+// begin with %, all in silence.
 void check_characters(const std::string& text, const Place& start) {
   Place place = start;
   std::string_view rest = text;
+  bool line_begins = true;
   while (!rest.empty()) {
     const size_t length = utf8_length(rest);
     if (length == 0) raise_at(place, "must be UTF-8 text, but is not");
@@ -52,7 +54,11 @@ void check_characters(const std::string& text, const Place& start) {
     if (is_control(c) && c != '\n' && c != '\r' && c != '\t')
       raise_at(place, "must be text, but got control character ", static_cast<int>(c),
                "; write it as an escape in double quotes");
-    if (c == '\n' && place.line > 0) ++place.line;
+    if (c == '%' && line_begins)
+      raise_at(place,
+               "a line must not begin with %; comments begin with #, directives are refused");
+    line_begins = c == '\n';
+    if (line_begins && place.line > 0) ++place.line;
     rest.remove_prefix(length);
   }
 }
@@ -73,7 +79,8 @@ size_t scalar_end(std::string_view text, size_t begin, size_t plain_length) {
 }
 
 // Builds the tree, and refuses what yaml-cpp lets pass: duplicate keys, a quote that never closes
-// (the rest of the file becomes the value), a key without its colon (its value becomes null).
+// (the rest of the file becomes the value), a key without its colon (its value becomes null) or its
+// value (the next line becomes it).
 class TreeBuilder : public YAML::EventHandler {
  public:
   TreeBuilder(std::string_view text, std::string file, bool lines, ConfigPathPtr path)
@@ -102,6 +109,7 @@ class TreeBuilder : public YAML::EventHandler {
       take_key(mark, value, tag == "!", end);
       return;
     }
+    check_indent(mark);
     const auto node = add(Kind::scalar, mark, tag, anchor);
     node->text = value;
     node->quoted = tag == "!";
@@ -121,10 +129,12 @@ class TreeBuilder : public YAML::EventHandler {
   struct Key {
     std::string text;
     Place place;
+    int line;
   };
   struct Open {
     std::shared_ptr<ConfigNode> node;
     bool is_flow;
+    int column;
     std::optional<Key> key;              // of a mapping whose value comes next
     std::map<std::string, int> lines{};  // of a mapping's keys so far
   };
@@ -139,6 +149,13 @@ class TreeBuilder : public YAML::EventHandler {
     const auto at = static_cast<size_t>(mark.pos);
     if (at < text_.size() && text_[at] == '!')
       refuse(mark, "tags are not supported, but got '" + tag + "'; leave it out");
+  }
+
+  // yaml-cpp takes the next line for the value of a key without one.
+  void check_indent(const YAML::Mark& mark) const {
+    if (open_.empty() || !open_.back().key || open_.back().is_flow) return;
+    if (mark.line != open_.back().key->line && mark.column <= open_.back().column)
+      refuse(mark, "the value of '" + open_.back().key->text + "' must be indented below its key");
   }
 
   bool expects_key() const {
@@ -159,7 +176,7 @@ class TreeBuilder : public YAML::EventHandler {
       refuse(mark, "key '" + key + "' is given twice" + in_path(mapping.node->path) +
                        (lines_ ? ", first on line " + std::to_string(first->second) : "") +
                        "; keep one");
-    mapping.key = Key{key, place(mark)};
+    mapping.key = Key{key, place(mark), mark.line};
   }
 
   std::shared_ptr<ConfigNode> add(Kind kind, const YAML::Mark& mark, const std::string& tag,
@@ -191,7 +208,7 @@ class TreeBuilder : public YAML::EventHandler {
             YAML::EmitterStyle::value style) {
     if (open_.size() == max_depth)
       refuse(mark, "is nested deeper than " + std::to_string(max_depth) + " levels");
-    open_.push_back({node, style == YAML::EmitterStyle::Flow, std::nullopt});
+    open_.push_back({node, style == YAML::EmitterStyle::Flow, mark.column, std::nullopt});
   }
 
   std::string_view text_;

@@ -72,6 +72,9 @@ TEST(ConfigOverride, ThatIsMalformedIsAnError) {
       {"steps.2=1",
        "[config] --cfg-options steps.2: steps is a list of 2: its key must be a number from 0 to "
        "1, but got 2"},
+      {"steps.3.gamma=1",
+       "[config] --cfg-options steps.3.gamma: steps is a list of 2: its key must be a number from 0 "
+       "to 1, but got 3"},
       {"steps.last.gamma=1",
        "[config] --cfg-options steps.last.gamma: steps is a list of 2: its key must be a number "
        "from 0 to 1, but got last"},

@@ -61,6 +61,12 @@ TEST(ConfigText, ThatIsRefused) {
        ":1: key 'b' must be followed by a colon and its value; is a bracket or brace left open?"},
       {"a: {b:1}",
        ":1: key 'b:1' must be followed by a colon and its value; is a bracket or brace left open?"},
+      {"c: 1\na:\nb # c\n", ":3: the value of 'a' must be indented below its key"},
+      {"a:\n  b:\n  'c'\n", ":3: the value of 'b' must be indented below its key"},
+      {"a: 1\n% b: 2\n",
+       ":2: a line must not begin with %; comments begin with #, directives are refused"},
+      {"%YAML 1.2\n---\na: 1",
+       ":1: a line must not begin with %; comments begin with #, directives are refused"},
       {"? a\n: 1", ":1: key 'a' must be followed by a colon and its value"},
       {"a: [1\n",
        ":1: key '1' must be followed by a colon and its value; is a bracket or brace left open?"},
@@ -104,9 +110,10 @@ TEST(ConfigText, MayHoldWhatYamlAllows) {
   EXPECT_EQ(message("\xEF\xBB\xBF"
                     "a: 1\r\nb: 'äöü €𝄞'\r\n"),
             "no error");
-  EXPECT_EQ(message("%YAML 1.2\n---\na: 1\n...\n"), "no error");
+  EXPECT_EQ(message("---\na: 50%\n...\n"), "no error");
   EXPECT_EQ(message("a: " + repeat("[", 63) + repeat("]", 63)), "no error");
   EXPECT_EQ(Config::parse("a: |\n  one\n  two\n").get<std::string>("a"), "one\ntwo\n");
+  EXPECT_EQ(Config::parse("a:\n  one\nb:\n- x\n").get<std::string>("a"), "one");
   EXPECT_EQ(Config::parse("a: one\n  two\n").get<std::string>("a"), "one two");
   EXPECT_EQ(Config::parse("\"<<\": 1").get<int64_t>("<<"), 1);
 }
