@@ -67,7 +67,7 @@ std::shared_ptr<ConfigNode> mapping_of(const ConfigNode::Entry& entry) {
 
 void check_all_read(const ConfigNode& node) {
   for (const auto& entry : node.entries) {
-    if (entry.is_default || node.allowed.contains(entry.key)) continue;
+    if (node.allowed.contains(entry.key)) continue;
     const std::vector<std::string> allowed(node.allowed.begin(), node.allowed.end());
     std::string list;
     for (const auto& key : allowed) list += (list.empty() ? "" : ", ") + key;

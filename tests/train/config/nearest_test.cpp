@@ -5,8 +5,8 @@
 namespace halfstep::train {
 
 TEST(Nearest, FindsMisspellingsOnly) {
-  const std::vector<std::string> known{"log_interval", "max_epochs", "lr",
-                                       "Adam",         "AdamW",      "betas"};
+  const std::vector<std::string> known{"log_interval", "max_epochs", "lr",     "Adam",
+                                       "AdamW",        "betas",      "a_b_c_d"};
   const struct {
     const char *word, *nearest;
   } cases[] = {
@@ -27,6 +27,8 @@ TEST(Nearest, FindsMisspellingsOnly) {
       {"", ""},
       {"interval_of_epochs_", ""},
       {"LR", "lr"},
+      {"adma", "Adam"},
+      {"a-b-c-d", "a_b_c_d"},
   };
   for (const auto& c : cases) EXPECT_EQ(nearest(c.word, known), c.nearest) << c.word;
   EXPECT_EQ(nearest("lr", {}), "");

@@ -51,6 +51,14 @@ TEST(ConfigOverride, NullOnTheWayBecomesAMapping) {
   EXPECT_EQ(config.child("a").get<int64_t>("b"), 1);
 }
 
+TEST(ConfigOverride, ReplacesADefaultThatWasFilledIn) {
+  Config config = Config::parse("a: 1");
+  config.get<double>("lr", 0.5);
+  config.override_with("lr=0.25");
+  EXPECT_TRUE(config.has("lr"));
+  EXPECT_EQ(config.get<double>("lr"), 0.25);
+}
+
 TEST(ConfigOverride, ThatIsMalformedIsAnError) {
   const struct {
     const char *assignment, *expected;
@@ -73,7 +81,8 @@ TEST(ConfigOverride, ThatIsMalformedIsAnError) {
        "[config] --cfg-options steps.2: steps is a list of 2: its key must be a number from 0 to "
        "1, but got 2"},
       {"steps.3.gamma=1",
-       "[config] --cfg-options steps.3.gamma: steps is a list of 2: its key must be a number from 0 "
+       "[config] --cfg-options steps.3.gamma: steps is a list of 2: its key must be a number from "
+       "0 "
        "to 1, but got 3"},
       {"steps.last.gamma=1",
        "[config] --cfg-options steps.last.gamma: steps is a list of 2: its key must be a number "

@@ -81,10 +81,18 @@ TEST(ConfigResolved, KeepsTextsExactly) {
   std::string text;
   for (int c = 0; c < 128; ++c) text += static_cast<char>(c);
   text += "é€𝄞\xEF\xBB\xBF\xC2\x85\xE2\x80\xA8";
-  Config config = Config::parse("a: 1");
-  config.get<std::string>("text", text);
-  Config again = Config::parse(config.resolved());
-  EXPECT_EQ(again.get<std::string>("text"), text);
+  for (const std::string& value :
+       {text, std::string(), std::string("null"), std::string("~"), std::string("true"),
+        std::string("Off"), std::string("5"), std::string("-1e3"), std::string("0x1F"),
+        std::string(".inf"), std::string("x "), std::string("a: b"), std::string("a #b"),
+        std::string("- x"), std::string("[x]"), std::string("*x"), std::string("%x")}) {
+    Config config = Config::parse("a: 1");
+    config.get<std::string>("text", value);
+    config.get<std::vector<std::string>>("list", {value, value});
+    Config again = Config::parse(config.resolved());
+    EXPECT_EQ(again.get<std::string>("text"), value);
+    EXPECT_EQ(again.get<std::vector<std::string>>("list").at(1), value);
+  }
 }
 
 TEST(ConfigResolved, KeepsDoublesToTheBitAndAsDoubles) {
