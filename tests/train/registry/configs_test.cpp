@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
 #include <torch/types.h>
 
@@ -48,14 +49,21 @@ TEST_P(ShippedConfig, NamesPartsThatTrainOneStep) {
   EXPECT_FALSE(model->parameters().at(0).equal(before));
 }
 
-TEST_P(ShippedConfig, HasTheKeysOfATraining) {
+TEST_P(ShippedConfig, NamesDataThatFitTheModel) {
   Config config = Config::load(GetParam());
-  EXPECT_GE(config.child("train_cfg").get<int64_t>("max_epochs"), 1);
-  for (const char* loader : {"train_dataloader", "test_dataloader"}) {
-    EXPECT_GE(config.child(loader).get<int64_t>("batch_size"), 1);
-    auto dataset = config.child(loader).child("dataset");
-    EXPECT_EQ(dataset.get<std::string>("type"), "Mnist");
-    EXPECT_EQ(dataset.get<std::string>("split") + "_dataloader", loader);
+  auto model_config = config.child("model");
+  const auto model = models().build(model_config);
+  for (const auto& [loader, size] :
+       {std::pair("train_dataloader", 60000), {"test_dataloader", 10000}}) {
+    auto loader_config = config.child(loader);
+    EXPECT_GE(loader_config.get<int64_t>("batch_size"), 1);
+    loader_config.get<bool>("shuffle", false);
+    auto dataset_config = loader_config.child("dataset");
+    const auto dataset = datasets().build(dataset_config);
+    loader_config.finish();
+    EXPECT_EQ(dataset->size(), size);
+    const auto batch = dataset->get_batch(torch::arange(3));
+    EXPECT_EQ(model->forward(batch.data).sizes(), (std::vector<int64_t>{3, 10}));
   }
 }
 
