@@ -30,6 +30,9 @@ endif()
 
 # Everything of ours is compiled with these: the precompiled header can be shared only between equal flags.
 add_library(halfstep_flags INTERFACE)
+# NDEBUG in every build (Release has it already): without it LibTorch's headers give some classes (RecordFunction) members that its libraries,
+# built with it, don't have.
+target_compile_definitions(halfstep_flags INTERFACE $<$<NOT:$<CONFIG:Release>>:NDEBUG>)
 target_compile_options(halfstep_flags INTERFACE
   -fPIC -Wall -Wextra -Wshadow -Wno-unknown-pragmas -fvisibility-inlines-hidden
   $<$<BOOL:${HALFSTEP_WERROR}>:-Werror>)
