@@ -2,6 +2,7 @@
 // name of its original.
 #include <limits>
 
+#include <torch/autograd.h>
 #include <torch/nn/utils/clip_grad.h>
 #include <torch/optim.h>
 
