@@ -13,7 +13,8 @@ namespace halfstep::train {
 
 InputFile::InputFile(std::filesystem::path file, std::string what)
     : file_(std::move(file)), what_(std::move(what)) {
-  descriptor_ = ::open(file_.c_str(), O_RDONLY | O_CLOEXEC);
+  // Without O_NONBLOCK a pipe of that name would wait for a writer.
+  descriptor_ = ::open(file_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   const int error = errno;
   HALFSTEP_CHECK_ENVIRONMENT(descriptor_ >= 0, "InputFile", file_.string(), " must be ", what_,
                              " that can be read, but got '", std::generic_category().message(error),

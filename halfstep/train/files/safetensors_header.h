@@ -9,7 +9,8 @@
 /// JSON, then the data. No LibTorch here, so that it can be fuzzed alone.
 namespace halfstep::train {
 
-/// Element types of the format that LibTorch has too, named as in the format.
+/// Element types of the format that LibTorch has too.
+// NOLINTBEGIN(readability-identifier-naming): the format's own names
 enum class SafetensorsDtype {
   BOOL,
   U8,
@@ -27,6 +28,7 @@ enum class SafetensorsDtype {
   I64,
   F64
 };
+// NOLINTEND(readability-identifier-naming)
 
 std::string_view name_of(SafetensorsDtype dtype);
 uint64_t size_of(SafetensorsDtype dtype);

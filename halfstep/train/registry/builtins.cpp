@@ -1,5 +1,7 @@
 #include "halfstep/train/data/mnist.h"
 #include "halfstep/train/losses/losses.h"
+#include "halfstep/train/hooks/checkpoint_hook.h"
+#include "halfstep/train/hooks/logger_hook.h"
 #include "halfstep/train/models/conv_net.h"
 #include "halfstep/train/models/mlp.h"
 #include "halfstep/train/optim/optimizers.h"
@@ -18,6 +20,11 @@ R filled(std::string kind,
   R registry(std::move(kind));
   for (const auto& [name, factory] : builtins) registry.add(name, factory);
   return registry;
+}
+
+template <class T>
+std::unique_ptr<Hook> make_hook(Config& config) {
+  return std::make_unique<T>(config);
 }
 
 }  // namespace
@@ -67,7 +74,7 @@ SchedulerRegistry& schedulers() {
 }
 
 HookRegistry& hooks() {
-  static auto registry = filled<HookRegistry>("hook", {});
+  static auto registry = filled<HookRegistry>("hook", {{"CheckpointHook", make_hook<CheckpointHook>}, {"LoggerHook", make_hook<LoggerHook>}});
   return registry;
 }
 

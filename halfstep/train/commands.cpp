@@ -1,0 +1,85 @@
+#include "halfstep/train/commands.h"
+
+#include "halfstep/core/device.h"
+#include "halfstep/core/version.h"
+#include "halfstep/train/files/module_state.h"
+#include "halfstep/train/loop/trainer.h"
+
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+
+#include <fmt/format.h>
+
+namespace halfstep::train {
+
+namespace {
+
+void print_setting(c10::Device device, const AmpSettings& amp) {
+  fmt::print("halfstep {}, LibTorch {}\n", version(), torch_version());
+  fmt::print("device {}, dtype {}, loss scale {}\n", describe_device(device), amp.describe_dtype(),
+             amp.describe_scale());
+}
+
+void print_run(const Trainer& trainer, const RunOptions& options, const std::string& config_name) {
+  const auto& parts = trainer.parts();
+  int64_t weights = 0;
+  for (const auto& parameter : parts.model->parameters()) weights += parameter.numel();
+  print_setting(trainer.device(), parts.amp);
+  fmt::print("config {}, work dir {}, seed {}\n", config_name, trainer.work_dir().root().string(),
+             parts.seed);
+  fmt::print("{} parameters; {} training examples in {} batches of {}; {} epochs\n", weights,
+             parts.train_loader->dataset().size(), parts.train_loader->num_batches(),
+             parts.train_loader->options().batch_size, parts.max_epochs);
+  if (trainer.put_aside())
+    fmt::print("the earlier run there was moved to {}\n", trainer.put_aside()->string());
+  if (!trainer.resumed_from().empty())
+    fmt::print("resumed from {} after step {}\n", trainer.resumed_from().string(),
+               trainer.progress().step);
+  if (options.resume && trainer.resumed_from().empty())
+    fmt::print("no checkpoint there yet: starting at the beginning\n");
+  std::fflush(stdout);
+}
+
+void print_dtypes(const Trainer& trainer) {
+  if (trainer.counted_steps() == 0) return;
+  fmt::print("dtypes, counted from the dispatcher in {} of {} steps: {}\n", trainer.counted_steps(),
+             trainer.steps_of_this_process(), trainer.dtypes().summary());
+}
+
+}  // namespace
+
+int train_command(Config config, const RunOptions& options, const std::string& config_name) {
+  Trainer trainer(std::move(config), options);
+  print_run(trainer, options, config_name);
+  const auto outcome = trainer.train();
+  print_dtypes(trainer);
+  const auto checkpoint = trainer.work_dir().checkpoint_file(trainer.progress().step);
+  if (outcome == Trainer::Outcome::finished) {
+    if (trainer.progress().skipped_steps > 0)
+      fmt::print("{} of {} steps were skipped because a gradient overflowed\n",
+                 trainer.progress().skipped_steps, trainer.progress().step);
+    fmt::print("checkpoint {}\n", checkpoint.string());
+    return 0;
+  }
+  const int signal = trainer.stop_signal();
+  fmt::print(
+      "stopped {} after step {}: saved {}; go on with --resume\n",
+      signal != 0 ? fmt::format("by SIG{}", ::sigabbrev_np(signal)) : std::string("by a hook"),
+      trainer.progress().step, checkpoint.string());
+  return signal != 0 ? 128 + signal : 0;
+}
+
+int test_command(Config config, const RunOptions& options,
+                 const std::filesystem::path& checkpoint) {
+  auto parts = build_testing(config, options);
+  load_module(Checkpoint::load(checkpoint), *parts.model);
+  print_setting(options.device, parts.amp);
+  const auto result =
+      evaluate(*parts.model, parts.loss, *parts.test_loader, options.device, parts.amp);
+  fmt::print("test loss {:.6f}\n", result.loss);
+  if (result.accuracy) fmt::print("test accuracy {:.4f}\n", *result.accuracy);
+  return 0;
+}
+
+}  // namespace halfstep::train

@@ -1,0 +1,17 @@
+#pragma once
+#include "halfstep/train/config/config.h"
+#include "halfstep/train/loop/run_parts.h"
+
+#include <filesystem>
+#include <string>
+
+namespace halfstep::train {
+
+/// `halfstep train`: says what will run, trains, says what ran. Returns the exit status.
+int train_command(Config config, const RunOptions& options, const std::string& config_name);
+
+/// `halfstep test`: prints the accuracy of a checkpoint's model on the test data. Returns the exit
+/// status.
+int test_command(Config config, const RunOptions& options, const std::filesystem::path& checkpoint);
+
+}  // namespace halfstep::train

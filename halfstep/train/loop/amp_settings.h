@@ -1,0 +1,43 @@
+#pragma once
+#include "halfstep/scaling/grad_scaler.h"
+#include "halfstep/train/config/config.h"
+
+#include <optional>
+#include <string>
+
+#include <c10/core/Device.h>
+#include <c10/core/ScalarType.h>
+
+namespace halfstep::train {
+
+/// What `optim_wrapper` says about precision.
+///
+///   optim_wrapper: {type: OptimWrapper, …}                                     float32
+///   optim_wrapper: {type: AmpOptimWrapper, …}                                  the device's
+///   autocast dtype optim_wrapper: {type: AmpOptimWrapper, dtype: float16, loss_scale: 512., …}
+///
+/// `loss_scale` is `dynamic`, a number (static: kept, a step with an overflow is still skipped) or
+/// a mapping of GradScaler's init_scale, growth_factor, backoff_factor and growth_interval. Left
+/// out, it is dynamic for float16 and off for bfloat16, whose range is float32's.
+struct AmpSettings {
+  bool enabled = false;
+  c10::ScalarType dtype = c10::kFloat;
+  std::optional<double> static_scale;
+  bool scaling = false;
+  GradScalerOptions scaler;
+
+  /// Reads the mapping for a device. Throws UsageError with the place for a type, dtype or scale it
+  /// can't be.
+  static AmpSettings read(Config& optim_wrapper, c10::Device device);
+
+  /// "bfloat16 autocast" or "float32".
+  std::string describe_dtype() const;
+  /// "dynamic from 65536", "static 512" or "off (…)" with the reason.
+  std::string describe_scale() const;
+};
+
+/// What --amp does: OptimWrapper becomes AmpOptimWrapper. Returns a warning where it is one
+/// already, else an empty text. Throws UsageError for any other type.
+std::string switch_amp_on(Config& optim_wrapper);
+
+}  // namespace halfstep::train

@@ -1,0 +1,110 @@
+#include "halfstep/train/loop/run_parts.h"
+
+#include <iostream>
+
+#include <torch/utils.h>
+
+#include "halfstep/core/error.h"
+
+namespace halfstep::train {
+
+namespace {
+
+AmpSettings read_precision(Config& optim_wrapper, const RunOptions& options) {
+  if (options.amp) {
+    const std::string warning = switch_amp_on(optim_wrapper);
+    if (!warning.empty()) std::cerr << "warning: " << warning << '\n';
+  }
+  return AmpSettings::read(optim_wrapper, options.device);
+}
+
+std::unique_ptr<Loader> read_loader(Config config, uint64_t seed) {
+  LoaderOptions options;
+  options.batch_size = config.get<int64_t>("batch_size", options.batch_size);
+  if (options.batch_size < 1) config.fail("batch_size", "must be at least 1");
+  options.shuffle = config.get<bool>("shuffle", options.shuffle);
+  options.drop_last = config.get<bool>("drop_last", options.drop_last);
+  options.seed = seed;
+  auto dataset = config.child("dataset");
+  return std::make_unique<Loader>(datasets().build(dataset), options);
+}
+
+void read_seed(Config& config, const RunOptions& options, RunParts& parts) {
+  if (options.seed) config.set("randomness", "{seed: " + std::to_string(*options.seed) + "}", "--seed");
+  if (auto randomness = config.child_if("randomness")) {
+    const auto seed = randomness->get<int64_t>("seed", 0);
+    if (seed < 0) randomness->fail("seed", "must not be negative");
+    parts.seed = static_cast<uint64_t>(seed);
+  }
+  torch::manual_seed(parts.seed);
+}
+
+void read_model(Config& config, const RunOptions& options, RunParts& parts) {
+  auto model = config.child("model");
+  parts.model = models().build(model);
+  parts.model->to(options.device);
+  auto loss = config.child("loss");
+  parts.loss = losses().build(loss);
+}
+
+void read_optimizer(Config& optim_wrapper, RunParts& parts) {
+  std::vector<torch::Tensor> parameters;
+  for (const auto& item : parts.model->named_parameters()) {
+    if (!item.value().requires_grad()) continue;
+    parts.parameter_names.push_back(item.key());
+    parameters.push_back(item.value());
+  }
+  HALFSTEP_CHECK_USAGE(!parameters.empty(), "train", "a model must have parameters to train, but this one has none");
+  auto optimizer = optim_wrapper.child("optimizer");
+  parts.optimizer = optimizers().build(optimizer, parameters);
+}
+
+void read_hooks(Config& config, RunParts& parts) {
+  // The built-in ones are hooks of the registry too; default_hooks names each by what it does.
+  auto defaults = config.child_or_empty("default_hooks");
+  for (const auto& [key, type] :
+       {std::pair("checkpoint", "CheckpointHook"), std::pair("logger", "LoggerHook")}) {
+    auto hook = defaults.child_or_empty(key);
+    if (!hook.has("type")) hook.set("type", type);
+    parts.hooks.push_back(hooks().build(hook));
+  }
+  for (auto& hook : config.children("custom_hooks")) parts.hooks.push_back(hooks().build(hook));
+}
+
+}  // namespace
+
+RunParts build_training(Config& config, const RunOptions& options) {
+  RunParts parts;
+  read_seed(config, options, parts);
+  read_model(config, options, parts);
+  auto optim_wrapper = config.child("optim_wrapper");
+  parts.amp = read_precision(optim_wrapper, options);
+  read_optimizer(optim_wrapper, parts);
+  for (auto& scheduler : config.children("param_scheduler"))
+    parts.schedulers.push_back(schedulers().build(scheduler, *parts.optimizer));
+  if (auto train_cfg = config.child_if("train_cfg")) {
+    parts.max_epochs = train_cfg->get<int64_t>("max_epochs", parts.max_epochs);
+    if (parts.max_epochs < 1) train_cfg->fail("max_epochs", "must be at least 1");
+  }
+  read_hooks(config, parts);
+  parts.train_loader = read_loader(config.child("train_dataloader"), parts.seed);
+  if (auto test = config.child_if("test_dataloader")) parts.test_loader = read_loader(*test, parts.seed);
+  config.finish();
+  parts.resolved_config = config.resolved();
+  return parts;
+}
+
+RunParts build_testing(Config& config, const RunOptions& options) {
+  RunParts parts;
+  read_seed(config, options, parts);
+  read_model(config, options, parts);
+  auto optim_wrapper = config.child("optim_wrapper");
+  parts.amp = read_precision(optim_wrapper, options);
+  optim_wrapper.ignore("optimizer");
+  for (const char* key : {"param_scheduler", "train_cfg", "default_hooks", "custom_hooks", "train_dataloader"}) config.ignore(key);
+  parts.test_loader = read_loader(config.child("test_dataloader"), parts.seed);
+  config.finish();
+  return parts;
+}
+
+}  // namespace halfstep::train

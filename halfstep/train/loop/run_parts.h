@@ -1,0 +1,51 @@
+#pragma once
+#include "halfstep/train/data/loader.h"
+#include "halfstep/train/hooks/hook.h"
+#include "halfstep/train/loop/amp_settings.h"
+#include "halfstep/train/optim/scheduler.h"
+#include "halfstep/train/registry/registry.h"
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace halfstep::train {
+
+/// What a run takes besides its config.
+struct RunOptions {
+  std::filesystem::path work_dir = {};
+  c10::Device device = c10::kCPU;
+  bool amp = false;                   ///< --amp: see switch_amp_on
+  std::optional<uint64_t> seed = {};  ///< instead of the config's randomness.seed
+  bool resume = false;
+  std::filesystem::path resume_from = {};  ///< empty: the newest checkpoint of the work dir
+};
+
+/// The parts a config names, built.
+struct RunParts {
+  uint64_t seed = 0;
+  int64_t max_epochs = 1;
+  AmpSettings amp;
+  std::shared_ptr<Model> model;
+  std::vector<std::string> parameter_names;  ///< of those trained, in the optimizer's order
+  Loss loss;
+  std::unique_ptr<torch::optim::Optimizer> optimizer;
+  std::vector<std::unique_ptr<Scheduler>> schedulers;
+  std::vector<std::unique_ptr<Hook>> hooks;
+  std::unique_ptr<Loader> train_loader;
+  std::unique_ptr<Loader> test_loader;  ///< null where the config has no test_dataloader
+  std::string resolved_config;
+};
+
+/// Reads a whole config for training and builds every part; seeds LibTorch's generators first.
+/// Throws UsageError with file and line for anything in the config that is unknown, ill-typed or
+/// out of range.
+RunParts build_training(Config& config, const RunOptions& options);
+
+/// Reads what testing needs: model, loss, precision and test_dataloader. The keys of training are
+/// allowed, not read.
+RunParts build_testing(Config& config, const RunOptions& options);
+
+}  // namespace halfstep::train

@@ -1,0 +1,123 @@
+#include "halfstep/train/main.h"
+
+#include "halfstep/core/device.h"
+#include "halfstep/core/error.h"
+#include "halfstep/core/version.h"
+#include "halfstep/train/commands.h"
+
+#include <cstdio>
+#include <iostream>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+namespace halfstep::train {
+
+namespace {
+
+struct Arguments {
+  std::string config;
+  std::string checkpoint;
+  std::string work_dir;
+  std::string device = "auto";
+  std::vector<std::string> overrides;
+  std::vector<std::string> resume;
+  uint64_t seed = 0;
+  bool amp = false;
+};
+
+void add_common(CLI::App& command, Arguments& arguments) {
+  command
+      .add_option("CONFIG", arguments.config,
+                  "YAML file that describes the run (see docs/config.md)")
+      ->required();
+  command.add_flag(
+      "--amp", arguments.amp,
+      "Automatic mixed precision: autocast, and a dynamic loss scale where the dtype is float16");
+  command
+      .add_option("--device", arguments.device,
+                  "auto (CUDA if it works, else CPU), cpu, cuda or cuda:N")
+      ->capture_default_str();
+  command
+      .add_option("--cfg-options", arguments.overrides, "Override config values: key.key=value …")
+      ->type_name("K=V")
+      ->expected(1, -1);
+  command.add_option("--seed", arguments.seed,
+                     "Seed of weights, shuffling and dropout (instead of randomness.seed)");
+}
+
+RunOptions run_options(const CLI::App& command, const Arguments& arguments) {
+  RunOptions options;
+  options.work_dir = arguments.work_dir.empty()
+                         ? "work_dirs/" + std::filesystem::path(arguments.config).stem().string()
+                         : arguments.work_dir;
+  options.device = parse_device(arguments.device);
+  options.amp = arguments.amp;
+  if (command.count("--seed") > 0) options.seed = arguments.seed;
+  return options;
+}
+
+Config read_config(const Arguments& arguments) {
+  auto config = Config::load(arguments.config);
+  for (const auto& assignment : arguments.overrides) config.override_with(assignment);
+  return config;
+}
+
+int run(int argc, char** argv) {
+  Arguments arguments;
+  CLI::App app("halfstep: train neural networks in automatic mixed precision", "halfstep");
+  app.set_version_flag("--version",
+                       fmt::format("halfstep {}, LibTorch {}", version(), torch_version()));
+  app.require_subcommand(1);
+
+  auto* train = app.add_subcommand("train", "Train what CONFIG describes");
+  add_common(*train, arguments);
+  train->add_option("--work-dir", arguments.work_dir,
+                    "Folder for checkpoints and logs (default: work_dirs/<config name>)");
+  train
+      ->add_option("--resume", arguments.resume,
+                   "Go on from FILE, or from the newest checkpoint of the work dir")
+      ->type_name("[FILE]")
+      ->expected(0, 1);
+
+  auto* test =
+      app.add_subcommand("test", "Measure a CHECKPOINT's accuracy on the test data of CONFIG");
+  add_common(*test, arguments);
+  test->add_option("CHECKPOINT", arguments.checkpoint, "A step_N.safetensors of a run")->required();
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (*test)
+    return test_command(read_config(arguments), run_options(*test, arguments),
+                        arguments.checkpoint);
+
+  auto options = run_options(*train, arguments);
+  options.resume = train->count("--resume") > 0;
+  if (!arguments.resume.empty()) options.resume_from = arguments.resume.front();
+  return train_command(read_config(arguments), options, arguments.config);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const auto fail = [](const std::string& message, int status) {
+    std::fflush(stdout);
+    std::cerr << "error: " << message << std::endl;
+    return status;
+  };
+  try {
+    return run(argc, argv);
+  } catch (const UsageError& error) {
+    return fail(error.what(), 2);
+  } catch (const c10::Error& error) {
+    // what() would add LibTorch's own stack trace.
+    return fail(error.what_without_backtrace(), 1);
+  } catch (const std::exception& error) {
+    return fail(error.what(), 1);
+  }
+}
+
+}  // namespace halfstep::train
