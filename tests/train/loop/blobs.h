@@ -1,0 +1,14 @@
+#pragma once
+#include <string>
+
+namespace halfstep::train::testing {
+
+/// Registers the data set "Blobs" (examples: n, nan_at: index of an example that is NaN, -1 for
+/// none): 16 numbers around one of four centres, the same every time. Safe to call more than once.
+void register_blobs();
+
+/// A config over it: a small network with dropout, Adam, shuffling, a scheduler. 2 epochs of 6
+/// batches.
+extern const char* const blobs_config;
+
+}  // namespace halfstep::train::testing

@@ -1,0 +1,138 @@
+#include "halfstep/train/loop/trainer.h"
+
+#include "halfstep/core/error.h"
+
+#include <csignal>
+
+#include "tests/support/errors.h"
+#include "tests/support/temp_folder.h"
+#include "tests/train/loop/blobs.h"
+#include <gtest/gtest.h>
+
+namespace halfstep::train {
+
+namespace {
+
+using halfstep::testing::read_file;
+using halfstep::testing::TempFolder;
+
+class TrainerTest : public ::testing::Test {
+ protected:
+  void SetUp() override { testing::register_blobs(); }
+  Config config(const std::vector<std::string>& overrides = {}) {
+    auto config = Config::parse(testing::blobs_config, "blobs.yaml");
+    for (const auto& assignment : overrides) config.override_with(assignment);
+    return config;
+  }
+  Trainer trainer(const std::vector<std::string>& overrides = {}, bool amp = false) {
+    return Trainer(config(overrides), {.work_dir = dir_.path(), .amp = amp});
+  }
+  TempFolder dir_;
+};
+
+TEST_F(TrainerTest, Learns) {
+  auto run = trainer({"train_cfg.max_epochs=20"});
+  EXPECT_EQ(run.train(), Trainer::Outcome::finished);
+  ASSERT_TRUE(run.evaluation()->accuracy.has_value());
+  EXPECT_GT(*run.evaluation()->accuracy, 0.9);
+  EXPECT_EQ(run.progress().step, 120);
+}
+
+TEST_F(TrainerTest, AmpRunsLayersInBfloat16AndTheLossInFloat32) {
+  auto run = trainer({}, true);
+  run.train();
+  const auto text = run.dtypes().summary();
+  EXPECT_THAT(text, ::testing::ContainsRegex("linear +bfloat16"));
+  EXPECT_THAT(text, ::testing::ContainsRegex("loss +float32"));
+}
+
+TEST_F(TrainerTest, WithoutAmpTheSameCodeReportsFloat32) {
+  auto run = trainer();
+  run.train();
+  const auto text = run.dtypes().summary();
+  EXPECT_THAT(text, ::testing::ContainsRegex("linear +float32"));
+  EXPECT_THAT(text, ::testing::ContainsRegex("loss +float32"));
+  EXPECT_THAT(text, ::testing::Not(::testing::HasSubstr("bfloat16")));
+}
+
+TEST_F(TrainerTest, SchedulerStepsOncePerEpoch) {
+  auto run = trainer();
+  run.train();
+  EXPECT_DOUBLE_EQ(run.learning_rate(), 0.01 * 0.25);
+}
+
+TEST_F(TrainerTest, StaticScaleIsKeptAndSkipsOnOverflow) {
+  auto run =
+      trainer({"optim_wrapper={type: AmpOptimWrapper, loss_scale: 3.0e+38, optimizer: {type: SGD, "
+               "lr: 0.01}}"});
+  run.train();
+  EXPECT_GT(run.progress().skipped_steps, 0) << "no overflow happened: the test proves nothing";
+  EXPECT_FLOAT_EQ(static_cast<float>(run.scaler().get_scale()), 3.0e+38F);
+}
+
+TEST_F(TrainerTest, NanLossInFloat32IsAnError) {
+  auto run = trainer({"train_dataloader.dataset.nan_at=20"});
+  EXPECT_ERROR(run.train(), UsageError, "[train] the loss must be finite, but got nan at step",
+               "in float32", "lower the learning rate (0.01)");
+}
+
+TEST_F(TrainerTest, LossScaleThatFallsToZeroIsAnError) {
+  auto run = trainer({"train_dataloader.dataset.nan_at=20", "train_dataloader.batch_size=96",
+                      "train_cfg.max_epochs=400",
+                      "optim_wrapper={type: AmpOptimWrapper, loss_scale: {init_scale: 1.0}, "
+                      "optimizer: {type: SGD, lr: 0.01}}"});
+  EXPECT_ERROR(run.train(), UsageError, "[train] the loss scale must stay above 0",
+               "every step overflows");
+}
+
+TEST_F(TrainerTest, SignalStopsAfterTheStepAndSaves) {
+  struct Raise : Hook {
+    void after_step(Trainer& t) override {
+      if (t.progress().step == 4) std::raise(SIGTERM);
+    }
+  };
+  auto run = trainer();
+  run.parts().hooks.insert(run.parts().hooks.begin(), std::make_unique<Raise>());
+  EXPECT_EQ(run.train(), Trainer::Outcome::stopped);
+  EXPECT_EQ(run.stop_signal(), SIGTERM);
+  EXPECT_EQ(run.progress().step, 4);
+  EXPECT_TRUE(std::filesystem::exists(run.work_dir().checkpoint_file(4)));
+}
+
+TEST_F(TrainerTest, KeepsTheNewestCheckpoints) {
+  trainer({"default_hooks.checkpoint={step_interval: 2, max_keep: 2}"}).train();
+  const auto files = list_checkpoints(dir_.path());
+  ASSERT_EQ(files.size(), 2);
+  EXPECT_EQ(files.back().filename(), "step_00000012.safetensors");
+  EXPECT_EQ(files.front().filename(), "step_00000010.safetensors");
+}
+
+TEST_F(TrainerTest, SavesTheResolvedConfigWithDefaults) {
+  auto run = trainer({"train_cfg.max_epochs=1"});
+  const auto text = read_file(run.work_dir().config_file());
+  EXPECT_THAT(text, ::testing::HasSubstr("max_epochs: 1"));
+  EXPECT_THAT(text, ::testing::HasSubstr("weight_decay"));
+  // What was saved describes the same run.
+  const TempFolder second;
+  Trainer again(Config::load(run.work_dir().config_file()), {.work_dir = second.path()});
+  EXPECT_EQ(read_file(again.work_dir().config_file()), text);
+}
+
+TEST_F(TrainerTest, UnknownTopLevelKeyNamesThePlace) {
+  EXPECT_ERROR(trainer({"trian_cfg={max_epochs: 1}"}), UsageError, "trian_cfg", "train_cfg");
+  EXPECT_TRUE(std::filesystem::is_empty(dir_.path()))
+      << "a wrong config must not leave files behind";
+}
+
+TEST_F(TrainerTest, ANewRunMovesTheEarlierOneAside) {
+  trainer().train();
+  auto second = trainer();
+  EXPECT_EQ(*second.put_aside(), dir_.path() / "previous_1");
+  EXPECT_TRUE(std::filesystem::exists(dir_.path() / "previous_1" / "checkpoints" /
+                                      "step_00000012.safetensors"));
+  EXPECT_TRUE(list_checkpoints(dir_.path()).empty());
+}
+
+}  // namespace
+
+}  // namespace halfstep::train
