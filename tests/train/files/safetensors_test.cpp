@@ -10,6 +10,7 @@
 #include "tests/support/errors.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tolerance.h"
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 namespace halfstep::train {
@@ -112,6 +113,8 @@ TEST(Safetensors, RefusesDamagedFiles) {
   const auto file = folder.path() / "a";
   EXPECT_ERROR(load_safetensors(file), EnvironmentError, "No such file", "check the path");
   EXPECT_ERROR(load_safetensors(folder.path()), EnvironmentError, "is no regular file");
+  ASSERT_EQ(::mkfifo((folder.path() / "pipe").c_str(), 0600), 0);
+  EXPECT_ERROR(load_safetensors(folder.path() / "pipe"), EnvironmentError, "is no regular file");
   save_safetensors(file, one_of_each());
   const std::string bytes = read_file(file);
   for (const size_t size : {size_t{0}, size_t{4}, size_t{8}, size_t{100}, bytes.size() - 1}) {
