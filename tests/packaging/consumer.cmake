@@ -12,7 +12,7 @@ execute_process(
   COMMAND_ERROR_IS_FATAL ANY)
 cmake_host_system_information(RESULT _cores QUERY NUMBER_OF_LOGICAL_CORES)
 execute_process(COMMAND "${CMAKE_COMMAND}" --build "${WORK}" --parallel ${_cores} COMMAND_ERROR_IS_FATAL ANY)
-execute_process(COMMAND "${WORK}/consumer" OUTPUT_VARIABLE _said ERROR_VARIABLE _trouble RESULT_VARIABLE _status)
+execute_process(COMMAND "${WORK}/consumer" ${ARGUMENTS} WORKING_DIRECTORY "${WORK}" OUTPUT_VARIABLE _said ERROR_VARIABLE _trouble RESULT_VARIABLE _status)
 message(STATUS "the program said: ${_said}${_trouble}")
 string(FIND "${_said}" "${EXPECT}" _at)
 if(_at EQUAL -1 OR NOT _status STREQUAL "0")
