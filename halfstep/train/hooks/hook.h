@@ -4,13 +4,16 @@ namespace halfstep::train {
 
 class Trainer;
 
-/// Behaviour added to a run from outside its loop. The built-in ones (logger, progress bar, checkpoint) are hooks too.
+/// Behaviour added to a run from outside its loop. The built-in ones (logger, progress bar,
+/// checkpoint) are hooks too.
 ///
 ///   struct StopAtAccuracy : halfstep::train::Hook {
-///     void after_epoch(halfstep::train::Trainer& t) override { if (t.evaluation()->accuracy > 0.9) t.request_stop(); }
+///     void after_epoch(halfstep::train::Trainer& t) override { if (t.evaluation()->accuracy > 0.9)
+///     t.request_stop(); }
 ///   };
 ///
-/// Called in the order of the config, built-in ones first, on the thread that runs the loop. What a hook throws ends the run.
+/// Called in the order of the config, built-in ones first, on the thread that runs the loop. What a
+/// hook throws ends the run.
 class Hook {
  public:
   virtual ~Hook() = default;

@@ -1,13 +1,13 @@
 #include "halfstep/train/loop/amp_settings.h"
 
-#include <fmt/format.h>
-
-#include <ATen/autocast_mode.h>
+#include "halfstep/core/dtype.h"
+#include "halfstep/core/error.h"
 
 #include <cmath>
 
-#include "halfstep/core/dtype.h"
-#include "halfstep/core/error.h"
+#include <ATen/autocast_mode.h>
+
+#include <fmt/format.h>
 
 namespace halfstep::train {
 
@@ -42,7 +42,8 @@ AmpSettings AmpSettings::read(Config& optim_wrapper, c10::Device device) {
   amp.scaler = GradScalerOptions(device.type()).enabled(false);
   const auto type = optim_wrapper.get<std::string>("type", "OptimWrapper");
   if (type == "OptimWrapper") return amp;
-  if (type != "AmpOptimWrapper") optim_wrapper.fail("type", "must be OptimWrapper or AmpOptimWrapper");
+  if (type != "AmpOptimWrapper")
+    optim_wrapper.fail("type", "must be OptimWrapper or AmpOptimWrapper");
 
   amp.enabled = true;
   amp.dtype = read_dtype(optim_wrapper, device);
@@ -57,8 +58,9 @@ AmpSettings AmpSettings::read(Config& optim_wrapper, c10::Device device) {
       amp.static_scale = scale;
       amp.scaler.init_scale(scale);
     } else if (optim_wrapper.get<std::string>("loss_scale") != "dynamic") {
-      optim_wrapper.fail("loss_scale", "must be dynamic, a number or a mapping of init_scale, growth_factor, "
-                                       "backoff_factor and growth_interval");
+      optim_wrapper.fail("loss_scale",
+                         "must be dynamic, a number or a mapping of init_scale, growth_factor, "
+                         "backoff_factor and growth_interval");
     }
   }
   amp.scaler.enabled(amp.scaling);
@@ -71,7 +73,8 @@ std::string AmpSettings::describe_dtype() const {
 
 std::string AmpSettings::describe_scale() const {
   if (!enabled) return "off (float32 needs none)";
-  if (!scaling) return "off (bfloat16 has the range of float32; optim_wrapper.loss_scale turns it on)";
+  if (!scaling)
+    return "off (bfloat16 has the range of float32; optim_wrapper.loss_scale turns it on)";
   if (static_scale) return fmt::format("static {:g}", *static_scale);
   return fmt::format("dynamic, from {:g}", scaler.init_scale());
 }
@@ -79,8 +82,10 @@ std::string AmpSettings::describe_scale() const {
 std::string switch_amp_on(Config& optim_wrapper) {
   const auto type = optim_wrapper.get<std::string>("type", "OptimWrapper");
   if (type == "AmpOptimWrapper")
-    return "--amp changes nothing: " + optim_wrapper.where("type") + " already has type AmpOptimWrapper";
-  if (type != "OptimWrapper") optim_wrapper.fail("type", "must be OptimWrapper for --amp to switch to AmpOptimWrapper");
+    return "--amp changes nothing: " + optim_wrapper.where("type") +
+           " already has type AmpOptimWrapper";
+  if (type != "OptimWrapper")
+    optim_wrapper.fail("type", "must be OptimWrapper for --amp to switch to AmpOptimWrapper");
   optim_wrapper.set("type", "AmpOptimWrapper", "--amp");
   return "";
 }

@@ -1,8 +1,8 @@
 #include "halfstep/train/loop/evaluate.h"
 
-#include <torch/types.h>
-
 #include "halfstep/autocast/autocast.h"
+
+#include <torch/types.h>
 
 namespace halfstep::train {
 
@@ -12,7 +12,8 @@ bool is_classification(const torch::Tensor& output, const torch::Tensor& target)
 }
 }  // namespace
 
-Evaluation evaluate(Model& model, const Loss& loss, Loader& loader, c10::Device device, const AmpSettings& amp) {
+Evaluation evaluate(Model& model, const Loss& loss, Loader& loader, c10::Device device,
+                    const AmpSettings& amp) {
   const bool was_training = model.is_training();
   model.eval();
   const torch::NoGradGuard no_grad;
@@ -36,7 +37,8 @@ Evaluation evaluate(Model& model, const Loss& loss, Loader& loader, c10::Device 
   model.train(was_training);
   Evaluation result;
   result.loss = loss_sum.item<double>() / static_cast<double>(examples);
-  if (classification) result.accuracy = static_cast<double>(correct.item<int64_t>()) / static_cast<double>(examples);
+  if (classification)
+    result.accuracy = static_cast<double>(correct.item<int64_t>()) / static_cast<double>(examples);
   return result;
 }
 

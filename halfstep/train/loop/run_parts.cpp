@@ -1,10 +1,10 @@
 #include "halfstep/train/loop/run_parts.h"
 
+#include "halfstep/core/error.h"
+
 #include <iostream>
 
 #include <torch/utils.h>
-
-#include "halfstep/core/error.h"
 
 namespace halfstep::train {
 
@@ -30,7 +30,8 @@ std::unique_ptr<Loader> read_loader(Config config, uint64_t seed) {
 }
 
 void read_seed(Config& config, const RunOptions& options, RunParts& parts) {
-  if (options.seed) config.set("randomness", "{seed: " + std::to_string(*options.seed) + "}", "--seed");
+  if (options.seed)
+    config.set("randomness", "{seed: " + std::to_string(*options.seed) + "}", "--seed");
   if (auto randomness = config.child_if("randomness")) {
     const auto seed = randomness->get<int64_t>("seed", 0);
     if (seed < 0) randomness->fail("seed", "must not be negative");
@@ -54,7 +55,8 @@ void read_optimizer(Config& optim_wrapper, RunParts& parts) {
     parts.parameter_names.push_back(item.key());
     parameters.push_back(item.value());
   }
-  HALFSTEP_CHECK_USAGE(!parameters.empty(), "train", "a model must have parameters to train, but this one has none");
+  HALFSTEP_CHECK_USAGE(!parameters.empty(), "train",
+                       "a model must have parameters to train, but this one has none");
   auto optimizer = optim_wrapper.child("optimizer");
   parts.optimizer = optimizers().build(optimizer, parameters);
 }
@@ -88,7 +90,8 @@ RunParts build_training(Config& config, const RunOptions& options) {
   }
   read_hooks(config, parts);
   parts.train_loader = read_loader(config.child("train_dataloader"), parts.seed);
-  if (auto test = config.child_if("test_dataloader")) parts.test_loader = read_loader(*test, parts.seed);
+  if (auto test = config.child_if("test_dataloader"))
+    parts.test_loader = read_loader(*test, parts.seed);
   config.finish();
   parts.resolved_config = config.resolved();
   return parts;
@@ -101,7 +104,9 @@ RunParts build_testing(Config& config, const RunOptions& options) {
   auto optim_wrapper = config.child("optim_wrapper");
   parts.amp = read_precision(optim_wrapper, options);
   optim_wrapper.ignore("optimizer");
-  for (const char* key : {"param_scheduler", "train_cfg", "default_hooks", "custom_hooks", "train_dataloader"}) config.ignore(key);
+  for (const char* key :
+       {"param_scheduler", "train_cfg", "default_hooks", "custom_hooks", "train_dataloader"})
+    config.ignore(key);
   parts.test_loader = read_loader(config.child("test_dataloader"), parts.seed);
   config.finish();
   return parts;

@@ -84,8 +84,8 @@ void guard_state(const std::filesystem::path& source, const Read& read) try {
   read();
 } catch (const nlohmann::json::exception& error) {
   halfstep::detail::raise<EnvironmentError>("resume", "'", source.string(),
-                                  "' must hold the state of a training run, but ", error.what(),
-                                  "; take another checkpoint");
+                                            "' must hold the state of a training run, but ",
+                                            error.what(), "; take another checkpoint");
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 #include "halfstep/train/data/mnist.h"
-#include "halfstep/train/losses/losses.h"
 #include "halfstep/train/hooks/checkpoint_hook.h"
 #include "halfstep/train/hooks/logger_hook.h"
+#include "halfstep/train/losses/losses.h"
 #include "halfstep/train/models/conv_net.h"
 #include "halfstep/train/models/mlp.h"
 #include "halfstep/train/optim/optimizers.h"
@@ -74,7 +74,9 @@ SchedulerRegistry& schedulers() {
 }
 
 HookRegistry& hooks() {
-  static auto registry = filled<HookRegistry>("hook", {{"CheckpointHook", make_hook<CheckpointHook>}, {"LoggerHook", make_hook<LoggerHook>}});
+  static auto registry = filled<HookRegistry>(
+      "hook",
+      {{"CheckpointHook", make_hook<CheckpointHook>}, {"LoggerHook", make_hook<LoggerHook>}});
   return registry;
 }
 

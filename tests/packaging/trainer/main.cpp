@@ -1,10 +1,11 @@
-// A user's own trainer in another repository: classes of one's own, and halfstep's command around them.
+// A user's own trainer in another repository: classes of one's own, and halfstep's command around
+// them.
+#include "halfstep/train.h"
+
 #include <iostream>
 
 #include <torch/nn/modules/linear.h>
 #include <torch/optim/sgd.h>
-
-#include "halfstep/train.h"
 
 namespace train = halfstep::train;
 
@@ -24,7 +25,9 @@ struct Line : train::Model {
 struct TellSteps : train::Hook {
   int64_t steps = 0;
   void after_step(train::Trainer&) override { ++steps; }
-  void after_run(train::Trainer&) override { std::cout << "my own hook saw " << steps << " steps\n"; }
+  void after_run(train::Trainer&) override {
+    std::cout << "my own hook saw " << steps << " steps\n";
+  }
 };
 
 int main(int argc, char** argv) {
@@ -32,10 +35,14 @@ int main(int argc, char** argv) {
   train::models().add("Line", [](train::Config&) { return std::make_shared<Line>(); });
   train::hooks().add("TellSteps", [](train::Config&) { return std::make_unique<TellSteps>(); });
   train::losses().add("AbsoluteError", [](train::Config&) {
-    return [](const torch::Tensor& output, const torch::Tensor& target) { return (output - target).abs().mean(); };
+    return [](const torch::Tensor& output, const torch::Tensor& target) {
+      return (output - target).abs().mean();
+    };
   });
-  train::optimizers().add("MySGD", [](train::Config& config, std::vector<torch::Tensor> parameters) {
-    return std::make_unique<torch::optim::SGD>(parameters, torch::optim::SGDOptions(config.get<double>("lr")));
-  });
+  train::optimizers().add("MySGD",
+                          [](train::Config& config, std::vector<torch::Tensor> parameters) {
+                            return std::make_unique<torch::optim::SGD>(
+                                parameters, torch::optim::SGDOptions(config.get<double>("lr")));
+                          });
   return train::main(argc, argv);
 }

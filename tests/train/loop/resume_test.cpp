@@ -120,7 +120,8 @@ TEST_F(ResumeErrors, OtherData) {
 }
 
 TEST_F(ResumeErrors, OtherModel) {
-  EXPECT_ERROR(resume("model={type: Mlp, sizes: [16, 4]}"), EnvironmentError, "another model", "first.weight");
+  EXPECT_ERROR(resume("model={type: Mlp, sizes: [16, 4]}"), EnvironmentError, "another model",
+               "first.weight");
 }
 
 TEST_F(ResumeErrors, OtherSeed) {

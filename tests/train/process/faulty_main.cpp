@@ -1,11 +1,12 @@
-// The halfstep command with one flaw: HALFSTEP_FAULT=POINT:N kills the process (kill -9) the Nth time a file being written
-// reaches POINT (see detail::set_fault_hook in halfstep/train/files/atomic_file.h).
+// The halfstep command with one flaw: HALFSTEP_FAULT=POINT:N kills the process (kill -9) the Nth
+// time a file being written reaches POINT (see detail::set_fault_hook in
+// halfstep/train/files/atomic_file.h).
+#include "halfstep/train/files/atomic_file.h"
+#include "halfstep/train/main.h"
+
 #include <csignal>
 #include <cstdlib>
 #include <string>
-
-#include "halfstep/train/files/atomic_file.h"
-#include "halfstep/train/main.h"
 
 namespace {
 std::string fault_point;
