@@ -68,12 +68,12 @@ size_t scalar_end(std::string_view text, size_t begin, size_t plain_length) {
   const char quote = begin < text.size() ? text[begin] : '\0';
   if (quote != '\'' && quote != '"') return begin + plain_length;
   for (size_t i = begin + 1; i < text.size(); ++i) {
-    if (quote == '"' && text[i] == '\\')
+    const bool escaped = quote == '"' ? text[i] == '\\' : text.substr(i, 2) == "''";
+    if (escaped) {
       ++i;
-    else if (text[i] == quote && quote == '\'' && text.substr(i + 1, 1) == "'")
-      ++i;
-    else if (text[i] == quote)
+    } else if (text[i] == quote) {
       return i + 1;
+    }
   }
   return std::string_view::npos;
 }
@@ -184,7 +184,7 @@ class TreeBuilder : public YAML::EventHandler {
     check_tag(mark, tag);
     if (anchor != YAML::NullAnchor) refuse_anchor(mark);
     if (expects_key()) refuse(mark, "a key must be a text; is a bracket or brace left open?");
-    const auto node = std::make_shared<ConfigNode>();
+    auto node = std::make_shared<ConfigNode>();
     node->kind = kind;
     node->place = place(mark);
     if (open_.empty()) {

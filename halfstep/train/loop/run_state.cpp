@@ -129,7 +129,8 @@ std::optional<ResumePoint> find_resume_point(RunOptions& options) {
 }
 
 void restore_state(Trainer& trainer, const ResumePoint& from) {
-  const auto& [source, checkpoint] = from;
+  const auto& source = from.source;
+  const auto& checkpoint = from.checkpoint;
   const auto& state = checkpoint.state;
   guard_state(source, [&] {
     auto& parts = trainer.parts();

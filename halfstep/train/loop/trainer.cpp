@@ -122,7 +122,7 @@ void Trainer::check_numbers() const {
 }
 
 std::filesystem::path Trainer::save_checkpoint() {
-  const auto file = work_dir_.checkpoint_file(progress_.step);
+  auto file = work_dir_.checkpoint_file(progress_.step);
   if (saved_ != progress_) collect_state(*this).save(file);
   saved_ = progress_;
   return file;
