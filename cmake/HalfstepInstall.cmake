@@ -3,9 +3,20 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(_config_dir "${CMAKE_INSTALL_LIBDIR}/cmake/halfstep")
 
-# The installed command finds the LibTorch it was linked with.
+# The installed command finds the LibTorch it was linked with. INSTALL_RPATH_USE_LINK_PATH would leave out one that lies inside
+# the clone, as .venv does.
 if(TARGET halfstep_command)
-  set_target_properties(halfstep_command PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+  set(_run_path "")
+  foreach(_library torch_cpu openmp cudart)
+    if(TARGET LibTorch::${_library})
+      get_target_property(_type LibTorch::${_library} TYPE)
+      if(_type STREQUAL "SHARED_LIBRARY")
+        list(APPEND _run_path "$<TARGET_FILE_DIR:LibTorch::${_library}>")
+      endif()
+    endif()
+  endforeach()
+  list(REMOVE_DUPLICATES _run_path)
+  set_target_properties(halfstep_command PROPERTIES INSTALL_RPATH "${_run_path}")
 endif()
 
 install(TARGETS halfstep EXPORT halfstepTargets COMPONENT library)
