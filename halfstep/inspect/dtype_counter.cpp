@@ -1,6 +1,5 @@
 #include "halfstep/inspect/dtype_counter.h"
 
-#include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
 
 #include <algorithm>
@@ -29,8 +28,7 @@ std::optional<c10::ScalarType> floating_dtype(const c10::IValue& value) {
   return std::nullopt;
 }
 
-template <class Values>
-std::optional<c10::ScalarType> first_floating_dtype(const Values& values) {
+std::optional<c10::ScalarType> first_floating_dtype(const std::vector<c10::IValue>& values) {
   for (const c10::IValue& value : values) {
     if (const auto dtype = floating_dtype(value)) return dtype;
   }
@@ -43,7 +41,6 @@ struct Frame : at::ObserverContext {
   std::string op;
   std::string_view kind;
   bool inside_kind = false;
-  std::optional<c10::ScalarType> input_dtype;
   std::optional<c10::ScalarType> inner_dtype;  // of the same op, called again by autocast
 };
 
@@ -65,7 +62,6 @@ class OpObserver {
   void add(DtypeCounter* counter) {
     if (counters_.empty()) {
       handle_ = at::addThreadLocalCallback(at::RecordFunctionCallback(&on_start, &on_end)
-                                               .needsInputs(true)
                                                .needsOutputs(true)
                                                .scopes({at::RecordScope::FUNCTION}));
     }
@@ -92,7 +88,6 @@ class OpObserver {
     frame->kind = kind_of_op(frame->op);
     frame->inside_kind =
         frame->caller != nullptr && (frame->caller->inside_kind || !frame->caller->kind.empty());
-    frame->input_dtype = first_floating_dtype(call.inputs());
     self.running_ = frame.get();
     return frame;
   }
@@ -103,21 +98,19 @@ class OpObserver {
     auto& frame = static_cast<Frame&>(*context);
     self.running_ = frame.caller;
     auto dtype = frame.inner_dtype;
+    // Inputs can't be asked for: LibTorch's header expects of them what only a debug LibTorch
+    // keeps.
     if (!dtype) dtype = first_floating_dtype(call.outputs());
-    if (!dtype) dtype = frame.input_dtype;
     if (!dtype) return;
     if (frame.caller != nullptr && frame.caller->op == frame.op) {
       frame.caller->inner_dtype = dtype;
       return;
     }
-    const bool cast = frame.op == "_to_copy" && is_low_precision(*dtype) && frame.input_dtype &&
-                      (*frame.input_dtype == c10::kFloat || *frame.input_dtype == c10::kDouble);
     for (auto* counter : self.counters_) {
       auto& report = counter->report_;
       ++report.ops[frame.op][*dtype];
       if (!frame.kind.empty() && !frame.inside_kind)
         ++report.kinds[std::string(frame.kind)][*dtype];
-      if (cast) ++report.casts;
     }
   }
 

@@ -14,16 +14,16 @@ namespace halfstep::inspect {
 ///   std::cout << counter.report().summary();   // linear bfloat16 x2, activation bfloat16 x1, loss
 ///   …
 ///
-/// An operator's dtype is that of its first floating-point (or complex) output, or of its first
-/// such input where it has no such output; one that has neither is not counted. Autocast calls an
-/// operator it lists a second time, with cast inputs: both calls count once, with the inner one's
-/// dtype. Ops that run inside backward() are not counted, so that CPU (where backward shares the
-/// caller's thread) and CUDA (where it doesn't) report the same.
+/// An operator's dtype is that of its first floating-point (or complex) output; one that has none
+/// (argmax, eq) is not counted. Autocast calls an operator it lists a second time, with cast
+/// inputs: both calls count once, with the inner one's dtype. Ops that autograd runs in backward()
+/// are not counted, so that CPU (where backward shares the caller's thread) and CUDA (where it
+/// doesn't) report the same.
 ///
 /// Counters nest and may overlap: each counts what ran while it lived. Sees ops under InferenceMode
-/// too. Costs nothing while no counter lives, else about a microsecond an op; holds an op's inputs
-/// and outputs alive until the op ends. Never syncs with the device. Must end on the thread that
-/// made it, or says so on standard error and ends the program.
+/// too. Costs nothing while no counter lives, else about a microsecond an op; holds an op's outputs
+/// alive until the op ends. Never syncs with the device. Must end on the thread that made it, or
+/// says so on standard error and ends the program.
 class DtypeCounter {
  public:
   DtypeCounter();

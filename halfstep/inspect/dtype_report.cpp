@@ -78,8 +78,16 @@ void add(std::map<std::string, DtypeCounts>& to, const std::map<std::string, Dty
 DtypeReport& DtypeReport::operator+=(const DtypeReport& other) {
   add(ops, other.ops);
   add(kinds, other.kinds);
-  casts += other.casts;
   return *this;
+}
+
+bool DtypeReport::any_low_precision() const {
+  for (const auto& [name, counts] : ops) {
+    for (const auto& [dtype, count] : counts) {
+      if (is_low_precision(dtype) && count > 0) return true;
+    }
+  }
+  return false;
 }
 
 std::string DtypeReport::summary() const {
@@ -92,7 +100,7 @@ std::string DtypeReport::summary() const {
       text += " " + dtype_name(dtype) + " x" + std::to_string(count);
   }
   if (text.empty()) text = "no layer ran";
-  return casts == 0 ? text + " (nothing was cast)" : text;
+  return any_low_precision() ? text : text + " (nothing was cast to 16 bits)";
 }
 
 std::string_view kind_of_op(std::string_view op) {

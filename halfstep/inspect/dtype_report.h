@@ -21,14 +21,15 @@ struct DtypeReport {
   /// counted here.
   std::map<std::string, DtypeCounts> kinds;
 
-  /// Conversions from a wider floating-point type to float16 or bfloat16, autocast's among them.
-  int64_t casts = 0;
-
   DtypeReport& operator+=(const DtypeReport& other);
 
+  /// Whether any op ran in float16 or bfloat16. False for a float32 model under autocast means that
+  /// nothing was cast.
+  bool any_low_precision() const;
+
   /// One line, kinds in a fixed order, the loss last: "linear bfloat16 x2, loss float32 x1". Says
-  /// so where nothing was cast to 16 bits: "linear float32 x2, loss float32 x1 (nothing was cast)",
-  /// and where no layer ran: "no layer ran (nothing was cast)".
+  /// so where nothing ran in 16 bits: "linear float32 x2, loss float32 x1 (nothing was cast to 16
+  /// bits)", and where no layer ran: "no layer ran (nothing was cast to 16 bits)".
   std::string summary() const;
 };
 

@@ -40,9 +40,10 @@ TEST_P(DtypeCounters, Float32) {
   EXPECT_EQ(counter.report().kinds, (Counts{{"linear", {{torch::kFloat, 2}}},
                                             {"activation", {{torch::kFloat, 1}}},
                                             {"loss", {{torch::kFloat, 1}}}}));
-  EXPECT_EQ(counter.report().casts, 0);
-  EXPECT_EQ(counter.report().summary(),
-            "linear float32 x2, activation float32 x1, loss float32 x1 (nothing was cast)");
+  EXPECT_FALSE(counter.report().any_low_precision());
+  EXPECT_EQ(
+      counter.report().summary(),
+      "linear float32 x2, activation float32 x1, loss float32 x1 (nothing was cast to 16 bits)");
 }
 
 TEST_P(DtypeCounters, Bfloat16) {
@@ -55,7 +56,10 @@ TEST_P(DtypeCounters, Bfloat16) {
             "linear bfloat16 x2, activation bfloat16 x1, loss float32 x1");
   EXPECT_EQ(counter.report().ops.at("linear"), (DtypeCounts{{torch::kBFloat16, 2}}));
   // Two weights, two biases, the input.
-  EXPECT_EQ(counter.report().casts, 5);
+  EXPECT_EQ(
+      counter.report().ops.at("_to_copy"),
+      (DtypeCounts{{torch::kBFloat16, 5}, {torch::kFloat, GetParam() == torch::kCUDA ? 0 : 1}}));
+  EXPECT_TRUE(counter.report().any_low_precision());
 }
 
 // C++ torch::nn::Linear is addmm or matmul, never at::linear.
@@ -117,7 +121,7 @@ TEST_P(DtypeCounters, LeavesBackwardOut) {
   EXPECT_EQ(counter.report().ops.count("ones_like"), 1);
   EXPECT_EQ(counter.report().ops.count("mm"), 0);
   EXPECT_EQ(counter.report().ops.count("sum"), 0);
-  EXPECT_EQ(counter.report().summary(), "no layer ran (nothing was cast)");
+  EXPECT_EQ(counter.report().summary(), "no layer ran (nothing was cast to 16 bits)");
 }
 
 TEST_P(DtypeCounters, NestedRegionsCountInTheirOwnDtype) {
@@ -146,7 +150,6 @@ TEST_P(DtypeCounters, CountersNest) {
     const DtypeCounter inner;
     torch::relu(x.to(torch::kHalf));
     EXPECT_EQ(inner.report().kinds, (Counts{{"activation", {{torch::kHalf, 1}}}}));
-    EXPECT_EQ(inner.report().casts, 1);
   }
   torch::relu(x);
   EXPECT_EQ(outer.report().kinds,
@@ -175,13 +178,12 @@ TEST_P(DtypeCounters, SeesInferenceMode) {
   EXPECT_EQ(counter.report().summary(), "linear bfloat16 x1");
 }
 
-TEST_P(DtypeCounters, IntegerOpsAreNotCounted) {
+TEST_P(DtypeCounters, OpsWithoutFloatingPointOutputsAreNotCounted) {
   const DtypeCounter counter;
   y.add(1);
   EXPECT_TRUE(counter.report().ops.empty());
   x.argmax();
-  // No floating-point output: the input's dtype counts.
-  EXPECT_EQ(counter.report().ops.at("argmax"), (DtypeCounts{{torch::kFloat, 1}}));
+  EXPECT_EQ(counter.report().ops.count("argmax"), 0);
 }
 
 TEST_P(DtypeCounters, OtherThreadsAndDeadCountersCountNothing) {
@@ -202,11 +204,12 @@ TEST(DtypeReports, NameTheKindOfAnOp) {
 TEST(DtypeReports, AddUp) {
   DtypeReport a, b;
   a.kinds["linear"][torch::kHalf] = 2;
-  a.casts = 1;
+  a.ops["linear"][torch::kHalf] = 2;
   b.kinds["linear"][torch::kHalf] = 3;
   b.kinds["loss"][torch::kFloat] = 1;
   a += b;
   EXPECT_EQ(a.summary(), "linear float16 x5, loss float32 x1");
+  EXPECT_EQ(b.summary(), "linear float16 x3, loss float32 x1 (nothing was cast to 16 bits)");
 }
 
 TEST(DtypeCounterDeathTest, EndsTheProgramWhenACounterEndsOnAnotherThread) {
