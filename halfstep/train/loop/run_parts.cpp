@@ -82,7 +82,10 @@ RunParts build_training(Config& config, const RunOptions& options) {
   auto optim_wrapper = config.child("optim_wrapper");
   parts.amp = read_precision(optim_wrapper, options);
   read_optimizer(optim_wrapper, parts);
-  for (auto& scheduler : config.children("param_scheduler"))
+  auto schedules = config.children("param_scheduler");
+  // Each sets the rate from the epoch alone, so the last one would win in silence.
+  if (schedules.size() > 1) config.fail("param_scheduler", "must hold one scheduler at most");
+  for (auto& scheduler : schedules)
     parts.schedulers.push_back(schedulers().build(scheduler, *parts.optimizer));
   if (auto train_cfg = config.child_if("train_cfg")) {
     parts.max_epochs = train_cfg->get<int64_t>("max_epochs", parts.max_epochs);

@@ -61,6 +61,13 @@ TEST_F(TrainerTest, SchedulerStepsOncePerEpoch) {
   EXPECT_DOUBLE_EQ(run.learning_rate(), 0.01 * 0.25);
 }
 
+TEST_F(TrainerTest, TwoSchedulersAreRefused) {
+  EXPECT_ERROR(
+      trainer(
+          {"param_scheduler=[{type: StepLR, step_size: 1}, {type: ExponentialLR, gamma: 0.5}]"}),
+      UsageError, "param_scheduler", "must hold one scheduler at most");
+}
+
 TEST_F(TrainerTest, StaticScaleIsKeptAndSkipsOnOverflow) {
   auto run =
       trainer({"optim_wrapper={type: AmpOptimWrapper, loss_scale: 3.0e+38, optimizer: {type: SGD, "
