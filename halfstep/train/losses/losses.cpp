@@ -14,8 +14,10 @@ Loss make_cross_entropy(Config& config) {
   if (smoothing < 0 || smoothing > 1) config.fail("label_smoothing", "must be in [0, 1]");
   const auto ignore_index = config.get<int64_t>("ignore_index", -100);
   return [=](const torch::Tensor& output, const torch::Tensor& target) {
-    return at::cross_entropy_loss(output, target, /*weight=*/{}, at::Reduction::Mean, ignore_index,
-                                  smoothing);
+    // A sequence model's scores are (n·t, classes) for targets (n, t).
+    const bool sequences = output.dim() == 2 && target.dim() == 2 && !target.is_floating_point();
+    return at::cross_entropy_loss(output, sequences ? target.flatten() : target, /*weight=*/{},
+                                  at::Reduction::Mean, ignore_index, smoothing);
   };
 }
 

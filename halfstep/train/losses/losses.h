@@ -8,7 +8,8 @@ namespace halfstep::train {
 
 /// Scores (n, classes) or (n, classes, ...) and int64 class indices (n) or (n, ...). Keys:
 /// label_smoothing (0.0, in [0, 1]), ignore_index (-100). An index out of range is LibTorch's error
-/// on the CPU and a failed kernel on CUDA.
+/// on the CPU and a failed kernel on CUDA. Difference from Python: indices (n, t) go with scores
+/// (n·t, classes) too, which is what Gpt gives.
 Loss make_cross_entropy(Config& config);
 
 /// Log-probabilities (n, classes) or (n, classes, ...) and int64 class indices. Key: ignore_index

@@ -3,7 +3,9 @@
 #include "halfstep/train/hooks/logger_hook.h"
 #include "halfstep/train/losses/losses.h"
 #include "halfstep/train/models/conv_net.h"
+#include "halfstep/train/models/gpt.h"
 #include "halfstep/train/models/mlp.h"
+#include "halfstep/train/models/resnet.h"
 #include "halfstep/train/optim/optimizers.h"
 #include "halfstep/train/optim/schedulers.h"
 #include "halfstep/train/registry/registry.h"
@@ -33,6 +35,8 @@ ModelRegistry& models() {
   static auto registry = filled<ModelRegistry>("model", {
                                                             {"Mlp", make_mlp},
                                                             {"ConvNet", make_conv_net},
+                                                            {"ResNet18", make_resnet18},
+                                                            {"Gpt", make_gpt},
                                                         });
   return registry;
 }

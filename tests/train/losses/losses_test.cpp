@@ -2,6 +2,7 @@
 
 #include "halfstep/core/error.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/log_softmax.h>
 #include <torch/types.h>
 
@@ -43,6 +44,13 @@ TEST_P(Losses, CrossEntropyIsTheMeanCostOfTheTarget) {
   const auto c = costs();
   expect(build("{type: CrossEntropyLoss}")(output(), target()), (c[0][1] + c[1][0]) / 2);
   expect(build("{type: CrossEntropyLoss, ignore_index: 0}")(output(), target()), c[0][1]);
+}
+
+TEST_P(Losses, CrossEntropyTakesSequences) {
+  const auto scores = at::cat({output(), output().flip(0)});
+  const auto flat = at::cat({target(), target()});
+  const auto loss = build("{type: CrossEntropyLoss}");
+  testing::expect_same_bits(loss(scores, flat.reshape({2, 2})), loss(scores, flat));
 }
 
 TEST_P(Losses, LabelSmoothingSpreadsTheTarget) {
