@@ -5,4 +5,5 @@
 #include "halfstep/core.h"
 #include "halfstep/inspect.h"
 #include "halfstep/nn.h"
+#include "halfstep/optim.h"
 #include "halfstep/scaling.h"

@@ -61,6 +61,18 @@ void read_optimizer(Config& optim_wrapper, RunParts& parts) {
   parts.optimizer = optimizers().build(optimizer, parameters);
 }
 
+void read_schedule(Config& config, RunParts& parts) {
+  auto entries = config.children("param_scheduler");
+  if (entries.empty()) return;
+  // Each would set the rate, so the last one would win in silence.
+  if (entries.size() > 1)
+    config.fail("param_scheduler",
+                "must hold one scheduler at most (SequentialLR and ChainedScheduler hold several)");
+  parts.schedule_by_epoch = entries[0].get<bool>("by_epoch", true);
+  auto schedule = schedulers().build(entries[0]);
+  parts.lr_scheduler = std::make_unique<optim::LRScheduler>(*parts.optimizer, std::move(schedule));
+}
+
 void read_hooks(Config& config, RunParts& parts) {
   // The built-in ones are hooks of the registry too; default_hooks names each by what it does.
   auto defaults = config.child_or_empty("default_hooks");
@@ -82,11 +94,7 @@ RunParts build_training(Config& config, const RunOptions& options) {
   auto optim_wrapper = config.child("optim_wrapper");
   parts.amp = read_precision(optim_wrapper, options);
   read_optimizer(optim_wrapper, parts);
-  auto schedules = config.children("param_scheduler");
-  // Each sets the rate from the epoch alone, so the last one would win in silence.
-  if (schedules.size() > 1) config.fail("param_scheduler", "must hold one scheduler at most");
-  for (auto& scheduler : schedules)
-    parts.schedulers.push_back(schedulers().build(scheduler, *parts.optimizer));
+  read_schedule(config, parts);
   if (auto train_cfg = config.child_if("train_cfg")) {
     parts.max_epochs = train_cfg->get<int64_t>("max_epochs", parts.max_epochs);
     if (parts.max_epochs < 1) train_cfg->fail("max_epochs", "must be at least 1");

@@ -1,8 +1,8 @@
 #pragma once
+#include "halfstep/optim/lr_scheduler.h"
 #include "halfstep/train/data/loader.h"
 #include "halfstep/train/hooks/hook.h"
 #include "halfstep/train/loop/amp_settings.h"
-#include "halfstep/train/optim/scheduler.h"
 #include "halfstep/train/registry/registry.h"
 
 #include <filesystem>
@@ -32,7 +32,8 @@ struct RunParts {
   std::vector<std::string> parameter_names;  ///< of those trained, in the optimizer's order
   Loss loss;
   std::unique_ptr<torch::optim::Optimizer> optimizer;
-  std::vector<std::unique_ptr<Scheduler>> schedulers;
+  std::unique_ptr<optim::LRScheduler> lr_scheduler;  ///< null where the config has none
+  bool schedule_by_epoch = true;                     ///< what lr_scheduler counts: epochs or steps
   std::vector<std::unique_ptr<Hook>> hooks;
   std::unique_ptr<Loader> train_loader;
   std::unique_ptr<Loader> test_loader;  ///< null where the config has no test_dataloader

@@ -44,12 +44,12 @@ void load_scaler(GradScaler& scaler, const nlohmann::json& json,
 
 void load_schedulers(RunParts& parts, const nlohmann::json& steps,
                      const std::filesystem::path& source) {
-  HALFSTEP_CHECK_USAGE(steps.size() == parts.schedulers.size(), "resume",
+  const size_t present = parts.lr_scheduler ? 1 : 0;
+  HALFSTEP_CHECK_USAGE(steps.size() == present, "resume",
                        "a run goes on with the schedulers it began with (", steps.size(), " in '",
-                       source.string(), "'), but got ", parts.schedulers.size(),
+                       source.string(), "'), but got ", present,
                        "; restore param_scheduler in the config");
-  for (size_t i = 0; i < parts.schedulers.size(); ++i)
-    parts.schedulers[i]->set_steps(steps.at(i).get<int64_t>());
+  if (parts.lr_scheduler) parts.lr_scheduler->set_steps(steps.at(0).get<int64_t>());
 }
 
 void check_same_data(const Trainer& trainer, const nlohmann::json& data,
@@ -100,7 +100,7 @@ Checkpoint collect_state(const Trainer& trainer) {
   checkpoint.state["seed"] = parts.seed;
   checkpoint.state["scaler"] = scaler_to_json(trainer.scaler());
   auto& schedulers = checkpoint.state["schedulers"] = nlohmann::json::array();
-  for (const auto& scheduler : parts.schedulers) schedulers.push_back(scheduler->steps());
+  if (parts.lr_scheduler) schedulers.push_back(parts.lr_scheduler->steps());
   const auto& loader = *parts.train_loader;
   checkpoint.state["data"] = {{"examples", loader.dataset().size()},
                               {"batch_size", loader.options().batch_size}};

@@ -62,7 +62,7 @@ Trainer::Outcome Trainer::train() {
 }
 
 void Trainer::finish_epoch() {
-  for (auto& scheduler : parts_.schedulers) scheduler->step();
+  if (parts_.lr_scheduler && parts_.schedule_by_epoch) parts_.lr_scheduler->step();
   ++progress_.epoch;
   progress_.batch = 0;
   if (parts_.test_loader)
@@ -74,7 +74,9 @@ void Trainer::train_step(const Batch& batch) {
   parts_.optimizer->zero_grad();
   const auto loss = forward({batch.data.to(device_), batch.target.to(device_)});
   scaler_.scale(loss).backward();
-  const bool stepped = scaler_.step(*parts_.optimizer).stepped();
+  const auto result = scaler_.step(*parts_.optimizer);
+  const bool stepped = result.stepped();
+  if (parts_.lr_scheduler && !parts_.schedule_by_epoch) parts_.lr_scheduler->step(result);
   if (parts_.amp.static_scale) {
     scaler_.update(*parts_.amp.static_scale);
   } else {

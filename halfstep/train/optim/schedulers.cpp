@@ -1,115 +1,113 @@
 #include "halfstep/train/optim/schedulers.h"
 
 #include "halfstep/core/error.h"
+#include "halfstep/optim/one_cycle.h"
+#include "halfstep/train/registry/registry.h"
 
-#include <algorithm>
-#include <cmath>
-#include <functional>
-#include <numbers>
 #include <utility>
 
 namespace halfstep::train {
 
 namespace {
 
-constexpr const char* at_least_one = "must be at least 1";
-constexpr const char* at_least_zero = "must be at least 0";
-constexpr const char* rising = "must be rising epoch numbers of at least 1";
-
-bool is_rising(const std::vector<int64_t>& milestones) {
-  return !milestones.empty() && milestones[0] >= 1 &&
-         std::adjacent_find(milestones.begin(), milestones.end(), std::greater_equal<>()) ==
-             milestones.end();
+/// Makes a schedule; what the library refuses is said with the place in the file.
+template <class Make>
+optim::Schedule at_place(Config& config, const Make& make) try {
+  return make();
+} catch (const UsageError& error) {
+  const std::string_view message = error.what();
+  // The library's message begins with its own place.
+  if (message.starts_with("[config]")) throw;
+  config.fail("", "is wrong: " + std::string(message.substr(message.find("] ") + 2)));
 }
 
-void check(bool good, const char* where, const char* key, const char* rule) {
-  HALFSTEP_CHECK_USAGE(good, where, key, " ", rule);
+optim::OneCycleOptions::Anneal read_anneal(Config& config) {
+  const auto name = config.get<std::string>("anneal_strategy", "cos");
+  if (name == "cos") return optim::OneCycleOptions::Anneal::cos;
+  if (name == "linear") return optim::OneCycleOptions::Anneal::linear;
+  config.fail("anneal_strategy", "must be 'cos' or 'linear'");
 }
 
-}  // namespace
-
-StepLR::StepLR(torch::optim::Optimizer& optimizer, int64_t step_size, double gamma)
-    : Scheduler(optimizer), step_size_(step_size), gamma_(gamma) {
-  check(step_size >= 1, "StepLR", "step_size", at_least_one);
-  check(gamma >= 0, "StepLR", "gamma", at_least_zero);
-}
-
-double StepLR::rate(double base, int64_t steps) const {
-  return base * std::pow(gamma_, static_cast<double>(steps / step_size_));
-}
-
-MultiStepLR::MultiStepLR(torch::optim::Optimizer& optimizer, std::vector<int64_t> milestones,
-                         double gamma)
-    : Scheduler(optimizer), milestones_(std::move(milestones)), gamma_(gamma) {
-  check(is_rising(milestones_), "MultiStepLR", "milestones", rising);
-  check(gamma >= 0, "MultiStepLR", "gamma", at_least_zero);
-}
-
-double MultiStepLR::rate(double base, int64_t steps) const {
-  const auto passed = std::count_if(milestones_.begin(), milestones_.end(),
-                                    [&](int64_t milestone) { return milestone <= steps; });
-  return base * std::pow(gamma_, static_cast<double>(passed));
-}
-
-ExponentialLR::ExponentialLR(torch::optim::Optimizer& optimizer, double gamma)
-    : Scheduler(optimizer), gamma_(gamma) {
-  check(gamma >= 0, "ExponentialLR", "gamma", at_least_zero);
-}
-
-double ExponentialLR::rate(double base, int64_t steps) const {
-  return base * std::pow(gamma_, static_cast<double>(steps));
-}
-
-CosineAnnealingLR::CosineAnnealingLR(torch::optim::Optimizer& optimizer, int64_t t_max,
-                                     double eta_min)
-    : Scheduler(optimizer), t_max_(t_max), eta_min_(eta_min) {
-  check(t_max >= 1, "CosineAnnealingLR", "T_max", at_least_one);
-  check(eta_min >= 0, "CosineAnnealingLR", "eta_min", at_least_zero);
-}
-
-double CosineAnnealingLR::rate(double base, int64_t steps) const {
-  const double angle = std::numbers::pi * static_cast<double>(steps) / static_cast<double>(t_max_);
-  return eta_min_ + (base - eta_min_) * (1 + std::cos(angle)) / 2;
-}
-
-namespace {
-
-double read_gamma(Config& config, double gamma) {
-  if (gamma < 0) config.fail("gamma", at_least_zero);
-  return gamma;
-}
-
-int64_t read_count(Config& config, const std::string& key) {
-  const auto count = config.get<int64_t>(key);
-  if (count < 1) config.fail(key, at_least_one);
-  return count;
+std::vector<optim::Schedule> read_schedules(Config& config) {
+  std::vector<optim::Schedule> result;
+  for (auto& each : config.children("schedulers")) result.push_back(schedulers().build(each));
+  return result;
 }
 
 }  // namespace
 
-SchedulerPtr make_step_lr(Config& config, torch::optim::Optimizer& optimizer) {
-  const auto step_size = read_count(config, "step_size");
-  const auto gamma = read_gamma(config, config.get<double>("gamma", 0.1));
-  return std::make_unique<StepLR>(optimizer, step_size, gamma);
+optim::Schedule make_step_lr(Config& config) {
+  const auto step_size = config.get<int64_t>("step_size");
+  const auto gamma = config.get<double>("gamma", 0.1);
+  return at_place(config, [&] { return optim::step_lr(step_size, gamma); });
 }
 
-SchedulerPtr make_multi_step_lr(Config& config, torch::optim::Optimizer& optimizer) {
-  auto milestones = config.get<std::vector<int64_t>>("milestones");
-  if (!is_rising(milestones)) config.fail("milestones", rising);
-  const auto gamma = read_gamma(config, config.get<double>("gamma", 0.1));
-  return std::make_unique<MultiStepLR>(optimizer, std::move(milestones), gamma);
+optim::Schedule make_multi_step_lr(Config& config) {
+  const auto milestones = config.get<std::vector<int64_t>>("milestones");
+  const auto gamma = config.get<double>("gamma", 0.1);
+  return at_place(config, [&] { return optim::multi_step_lr(milestones, gamma); });
 }
 
-SchedulerPtr make_exponential_lr(Config& config, torch::optim::Optimizer& optimizer) {
-  const auto gamma = read_gamma(config, config.get<double>("gamma"));
-  return std::make_unique<ExponentialLR>(optimizer, gamma);
+optim::Schedule make_exponential_lr(Config& config) {
+  const auto gamma = config.get<double>("gamma");
+  return at_place(config, [&] { return optim::exponential_lr(gamma); });
 }
 
-SchedulerPtr make_cosine_annealing_lr(Config& config, torch::optim::Optimizer& optimizer) {
-  const auto t_max = read_count(config, "T_max");
+optim::Schedule make_constant_lr(Config& config) {
+  const auto factor = config.get<double>("factor", 1.0 / 3);
+  const auto total_iters = config.get<int64_t>("total_iters", 5);
+  return at_place(config, [&] { return optim::constant_lr(factor, total_iters); });
+}
+
+optim::Schedule make_linear_lr(Config& config) {
+  const auto start_factor = config.get<double>("start_factor", 1.0 / 3);
+  const auto end_factor = config.get<double>("end_factor", 1.0);
+  const auto total_iters = config.get<int64_t>("total_iters", 5);
+  return at_place(config, [&] { return optim::linear_lr(start_factor, end_factor, total_iters); });
+}
+
+optim::Schedule make_polynomial_lr(Config& config) {
+  const auto total_iters = config.get<int64_t>("total_iters", 5);
+  const auto power = config.get<double>("power", 1.0);
+  return at_place(config, [&] { return optim::polynomial_lr(total_iters, power); });
+}
+
+optim::Schedule make_cosine_annealing_lr(Config& config) {
+  const auto t_max = config.get<int64_t>("T_max");
   const auto eta_min = config.get<double>("eta_min", 0.0);
-  if (eta_min < 0) config.fail("eta_min", at_least_zero);
-  return std::make_unique<CosineAnnealingLR>(optimizer, t_max, eta_min);
+  return at_place(config, [&] { return optim::cosine_annealing_lr(t_max, eta_min); });
+}
+
+optim::Schedule make_cosine_annealing_warm_restarts(Config& config) {
+  const auto t_0 = config.get<int64_t>("T_0");
+  const auto t_mult = config.get<int64_t>("T_mult", 1);
+  const auto eta_min = config.get<double>("eta_min", 0.0);
+  return at_place(config,
+                  [&] { return optim::cosine_annealing_warm_restarts(t_0, t_mult, eta_min); });
+}
+
+optim::Schedule make_one_cycle_lr(Config& config) {
+  optim::OneCycleOptions options(config.get<double>("max_lr"), config.get<int64_t>("total_steps"));
+  options.pct_start(config.get<double>("pct_start", options.pct_start()))
+      .anneal_strategy(read_anneal(config))
+      .cycle_momentum(config.get<bool>("cycle_momentum", options.cycle_momentum()))
+      .base_momentum(config.get<double>("base_momentum", options.base_momentum()))
+      .max_momentum(config.get<double>("max_momentum", options.max_momentum()))
+      .div_factor(config.get<double>("div_factor", options.div_factor()))
+      .final_div_factor(config.get<double>("final_div_factor", options.final_div_factor()))
+      .three_phase(config.get<bool>("three_phase", options.three_phase()));
+  return at_place(config, [&] { return optim::one_cycle_lr(options); });
+}
+
+optim::Schedule make_sequential_lr(Config& config) {
+  auto schedules = read_schedules(config);
+  const auto milestones = config.get<std::vector<int64_t>>("milestones");
+  return at_place(config, [&] { return optim::sequential_lr(std::move(schedules), milestones); });
+}
+
+optim::Schedule make_chained_scheduler(Config& config) {
+  auto schedules = read_schedules(config);
+  return at_place(config, [&] { return optim::chained_lr(std::move(schedules)); });
 }
 
 }  // namespace halfstep::train

@@ -67,13 +67,18 @@ OptimizerRegistry& optimizers() {
 }
 
 SchedulerRegistry& schedulers() {
-  static auto registry =
-      filled<SchedulerRegistry>("scheduler", {
-                                                 {"StepLR", make_step_lr},
-                                                 {"MultiStepLR", make_multi_step_lr},
-                                                 {"ExponentialLR", make_exponential_lr},
-                                                 {"CosineAnnealingLR", make_cosine_annealing_lr},
-                                             });
+  static auto registry = filled<SchedulerRegistry>(
+      "scheduler", {{"StepLR", make_step_lr},
+                    {"MultiStepLR", make_multi_step_lr},
+                    {"ExponentialLR", make_exponential_lr},
+                    {"ConstantLR", make_constant_lr},
+                    {"LinearLR", make_linear_lr},
+                    {"PolynomialLR", make_polynomial_lr},
+                    {"CosineAnnealingLR", make_cosine_annealing_lr},
+                    {"CosineAnnealingWarmRestarts", make_cosine_annealing_warm_restarts},
+                    {"OneCycleLR", make_one_cycle_lr},
+                    {"SequentialLR", make_sequential_lr},
+                    {"ChainedScheduler", make_chained_scheduler}});
   return registry;
 }
 

@@ -1,4 +1,5 @@
 #pragma once
+#include "halfstep/optim/schedule.h"
 #include "halfstep/train/config/config.h"
 #include "halfstep/train/data/dataset.h"
 #include "halfstep/train/models/model.h"
@@ -14,7 +15,6 @@
 namespace halfstep::train {
 
 class Hook;
-class Scheduler;
 
 /// A loss: (model output, target) → 0-dim tensor.
 using Loss = std::function<torch::Tensor(const torch::Tensor&, const torch::Tensor&)>;
@@ -70,7 +70,7 @@ using DatasetRegistry = Registry<std::shared_ptr<Dataset>>;
 using LossRegistry = Registry<Loss>;
 using OptimizerRegistry =
     Registry<std::unique_ptr<torch::optim::Optimizer>, std::vector<torch::Tensor>>;
-using SchedulerRegistry = Registry<std::unique_ptr<Scheduler>, torch::optim::Optimizer&>;
+using SchedulerRegistry = Registry<optim::Schedule>;
 using HookRegistry = Registry<std::unique_ptr<Hook>>;
 
 /// The registries, with the built-in classes already in them. Fill them before threads start.

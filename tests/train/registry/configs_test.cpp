@@ -1,4 +1,3 @@
-#include "halfstep/train/optim/scheduler.h"
 #include "halfstep/train/registry/registry.h"
 
 #include <algorithm>
@@ -34,7 +33,7 @@ TEST_P(ShippedConfig, NamesPartsThatTrainOneStep) {
   const auto loss = losses().build(loss_config);
   const auto optimizer = optimizers().build(optimizer_config, model->parameters());
   for (auto& scheduler : config.children("param_scheduler")) {
-    schedulers().build(scheduler, *optimizer)->step();
+    EXPECT_GT(schedulers().build(scheduler).rate(1.0, 1), 0);
     scheduler.finish();
   }
   for (auto* part : {&model_config, &loss_config, &optimizer_config}) part->finish();

@@ -76,7 +76,10 @@ TEST(Registries, KnowTheBuiltinsFromTheirFirstUse) {
   EXPECT_THAT(losses().names(), IsSupersetOf({"CrossEntropyLoss", "NLLLoss", "MSELoss"}));
   EXPECT_THAT(optimizers().names(), IsSupersetOf({"Adam", "AdamW", "SGD", "RMSprop", "Adagrad"}));
   EXPECT_THAT(schedulers().names(),
-              IsSupersetOf({"StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR"}));
+              ::testing::ElementsAre("ChainedScheduler", "ConstantLR", "CosineAnnealingLR",
+                                     "CosineAnnealingWarmRestarts", "ExponentialLR", "LinearLR",
+                                     "MultiStepLR", "OneCycleLR", "PolynomialLR", "SequentialLR",
+                                     "StepLR"));
 }
 
 TEST(Registries, NameTheKnownTypesForAnUnknownOne) {
