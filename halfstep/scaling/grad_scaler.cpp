@@ -5,13 +5,11 @@
 #include "halfstep/scaling/device_copies.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include <ATen/autocast_mode.h>
-#include <ATen/ops/_amp_update_scale.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
-#include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 #include <torch/optim/lbfgs.h>
 
@@ -49,7 +47,9 @@ class LentScale {
 
 }  // namespace
 
-GradScaler::GradScaler(GradScalerOptions options) : options_(std::move(options)) {
+GradScaler::GradScaler(GradScalerOptions options)
+    : options_(std::move(options)),
+      scale_state_(detail::start_values(options_.rule(), options_.init_scale())) {
   options_.validate();
   if (options_.enabled() && options_.device_type() == c10::DeviceType::CUDA && !cuda_works()) {
     TORCH_WARN(
@@ -61,16 +61,12 @@ GradScaler::GradScaler(GradScalerOptions options) : options_(std::move(options))
 }
 
 void GradScaler::prepare_scale(const at::Tensor& first_output) {
-  if (scale_.defined()) return;
-  // update() changes them in place later, which inference tensors don't allow.
-  const c10::InferenceMode normal_mode(false);
-  const auto options = at::TensorOptions().device(first_output.device());
-  scale_ = at::full({}, options_.init_scale(), options.dtype(c10::kFloat));
-  growth_tracker_ = at::full({}, init_growth_tracker_, options.dtype(c10::kInt));
+  const bool watch = options_.at_min_scale() != AtMinScale::keep_going;
+  scale_state_.materialize(options_.rule(), first_output.device(), watch);
 }
 
 void GradScaler::check_scale_exists(const char* where) const {
-  HALFSTEP_CHECK_USAGE(scale_.defined(), where,
+  HALFSTEP_CHECK_USAGE(scale_state_.defined(), where,
                        "scale() must come first, but no output was scaled yet; call "
                        "scaler.scale(loss).backward() before");
 }
@@ -81,7 +77,7 @@ at::Tensor GradScaler::scale_with(std::optional<detail::DeviceCopies>& scales,
                        "outputs must be tensors, but got an undefined one; pass the loss of this "
                        "iteration");
   prepare_scale(output);
-  if (!scales) scales.emplace(scale_);
+  if (!scales) scales.emplace(get_scale_async());
   return output * scales->get(output.device());
 }
 
@@ -98,7 +94,7 @@ std::vector<at::Tensor> GradScaler::scale(at::TensorList outputs) {
 FoundInfs GradScaler::divide_gradients(torch::optim::Optimizer& optimizer,
                                        const char* where) const {
   // By way of float64, as Python does: a GPU's float32 reciprocal need not be correctly rounded.
-  const auto inv_scale = scale_.to(c10::kDouble).reciprocal().to(c10::kFloat);
+  const auto inv_scale = get_scale_async().to(c10::kDouble).reciprocal().to(c10::kFloat);
   return detail::unscale_gradients(optimizer, inv_scale, detail::Float16Gradients::refuse, where);
 }
 
@@ -157,7 +153,7 @@ StepResult GradScaler::step_ordinary(torch::optim::Optimizer& optimizer, Record&
   }
   check_has_gradients(record.found_infs);
   auto found_inf = combine(record.found_infs);
-  const bool skip = found_inf.item<float>() != 0;
+  const bool skip = options_.check_overflow() && found_inf.item<float>() != 0;
   auto loss = skip ? at::Tensor() : step_and_clear_cache(optimizer);
   record.stage = Stage::stepped;
   return StepResult::known(!skip, std::move(found_inf), std::move(loss));
@@ -165,28 +161,43 @@ StepResult GradScaler::step_ordinary(torch::optim::Optimizer& optimizer, Record&
 
 StepResult GradScaler::step_taking_scale(torch::optim::Optimizer& optimizer, TakesGradScale& taker,
                                          Record& record) {
+  const at::Tensor& scale = get_scale_async();
   const bool unscaled = record.stage == Stage::unscaled;
-  if (!unscaled)
-    record.found_infs =
-        detail::unscale_gradients(optimizer, at::ones({}, scale_.options()),
-                                  detail::Float16Gradients::allow, kStep);  // a check only
-  check_has_gradients(record.found_infs);
-  auto found_inf = combine(record.found_infs);
+  at::Tensor found_inf;
+  if (options_.check_overflow()) {
+    if (!unscaled)
+      record.found_infs =
+          detail::unscale_gradients(optimizer, at::ones({}, scale.options()),
+                                    detail::Float16Gradients::allow, kStep);  // a check only
+    check_has_gradients(record.found_infs);
+    found_inf = combine(record.found_infs);
+  }
   const LentScale lent(taker);
   if (!unscaled)
     taker.grad_scale =
-        taker.grad_scale ? scale_ * detail::to_device(*taker.grad_scale, scale_.device()) : scale_;
-  taker.found_inf = found_inf;
+        taker.grad_scale ? scale * detail::to_device(*taker.grad_scale, scale.device()) : scale;
+  if (found_inf.defined()) taker.found_inf = found_inf;
   auto loss = step_and_clear_cache(optimizer);
   record.stage = Stage::stepped;
-  return StepResult::on_device(std::move(found_inf), std::move(loss));
+  return found_inf.defined() ? StepResult::on_device(std::move(found_inf), std::move(loss))
+                             : StepResult::known(true, {}, std::move(loss));
 }
 
 at::Tensor GradScaler::combine(const FoundInfs& found_infs) const {
   const c10::NoGradGuard no_grad;
   at::Tensor sum;
   for (const auto& [device, found_inf] : found_infs) {
-    const auto flag = detail::to_device(found_inf, scale_.device());
+    const auto flag = detail::to_device(found_inf, get_scale_async().device());
+    sum = sum.defined() ? sum + flag : flag;
+  }
+  return sum;
+}
+
+at::Tensor GradScaler::all_found_infs() const {
+  at::Tensor sum;
+  for (const auto& [optimizer, record] : records_) {
+    if (record.found_infs.empty()) continue;
+    const auto flag = combine(record.found_infs);
     sum = sum.defined() ? sum + flag : flag;
   }
   return sum;
@@ -196,26 +207,35 @@ void GradScaler::update() {
   if (!is_enabled()) return;
   check_scale_exists(kUpdate);
   const c10::NoGradGuard no_grad;
-  at::Tensor found_inf;
-  for (const auto& [optimizer, record] : records_) {
-    if (record.found_infs.empty()) continue;
-    const auto flag = combine(record.found_infs);
-    found_inf = found_inf.defined() ? found_inf + flag : flag;
-  }
-  HALFSTEP_CHECK_USAGE(found_inf.defined(), kUpdate,
+  const auto found_inf = all_found_infs();
+  const bool unchecked = !options_.check_overflow() && !records_.empty();
+  HALFSTEP_CHECK_USAGE(found_inf.defined() || unchecked, kUpdate,
                        "update() must follow step() or unscale_() of an optimizer that has "
                        "gradients, but there was none since the last update(); call "
                        "scaler.step(optimizer) before");
-  at::_amp_update_scale_(scale_, growth_tracker_, found_inf, options_.growth_factor(),
-                         options_.backoff_factor(), options_.growth_interval());
+  if (options_.check_overflow()) scale_state_.update(options_.rule(), found_inf);
   records_.clear();
+  check_min_scale();
+}
+
+void GradScaler::check_min_scale() {
+  if (!scale_state_.stuck().defined()) return;
+  // One copy is on its way at a time; on the CPU it has arrived already.
+  if (!stuck_.started()) stuck_ = detail::LateRead(scale_state_.stuck());
+  if (!stuck_.ready()) return;
+  const auto stuck = stuck_.value().item<int32_t>();
+  stuck_ = {};
+  HALFSTEP_CHECK_USAGE(
+      options_.at_min_scale() != AtMinScale::stop || stuck < options_.min_scale_patience(), kUpdate,
+      "overflows must end once the scale is at its minimum, but got ", stuck, " in a row at scale ",
+      get_scale(), "; look for an operation that makes inf or NaN, or lower the learning rate");
 }
 
 void GradScaler::update(double new_scale) {
   if (!is_enabled()) return;
   check_scale_exists(kUpdate);
   detail::check_scale(new_scale, "new_scale", kUpdate);
-  scale_.fill_(new_scale);
+  scale_state_.assign(new_scale);
   records_.clear();
 }
 
@@ -233,17 +253,21 @@ void GradScaler::update(const at::Tensor& new_scale) {
                        new_scale.numel(), remedy);
   HALFSTEP_CHECK_USAGE(!new_scale.requires_grad(), kUpdate,
                        "new_scale must not require a gradient, but got one that does", remedy);
-  scale_.copy_(detail::to_device(new_scale.reshape({}), scale_.device()));
+  scale_state_.assign(detail::to_device(new_scale.reshape({}), get_scale_async().device()));
   records_.clear();
 }
 
 double GradScaler::get_scale() const {
   if (!is_enabled()) return 1.0;
-  return scale_.defined() ? scale_.item<float>() : options_.init_scale();
+  return scale_state_.values().scale;
 }
 
 int64_t GradScaler::growth_tracker() const {
-  return growth_tracker_.defined() ? growth_tracker_.item<int>() : init_growth_tracker_;
+  return scale_state_.values().growth_tracker;
+}
+
+int64_t GradScaler::hysteresis_tracker() const {
+  return scale_state_.values().hysteresis_tracker;
 }
 
 void GradScaler::set_growth_factor(double new_factor) {
@@ -252,15 +276,18 @@ void GradScaler::set_growth_factor(double new_factor) {
 }
 
 void GradScaler::set_backoff_factor(double new_factor) {
-  detail::check_backoff_factor(new_factor, "GradScaler::set_backoff_factor");
+  constexpr const char* where = "GradScaler::set_backoff_factor";
+  detail::check_backoff_factor(new_factor, where);
+  HALFSTEP_CHECK_USAGE(!options_.backoff_divides(), where,
+                       "the rule must back off by a factor, but it divides by growth_factor; use "
+                       "set_growth_factor, or GradScalerOptions::backoff_divides(false)");
   options_.backoff_factor(new_factor);
 }
 
 void GradScaler::set_growth_interval(int64_t new_interval) {
   detail::check_growth_interval(new_interval, "GradScaler::set_growth_interval");
   options_.growth_interval(new_interval);
-  init_growth_tracker_ = std::min(init_growth_tracker_, new_interval - 1);
-  if (growth_tracker_.defined()) growth_tracker_.clamp_max_(new_interval - 1);
+  scale_state_.clamp_growth_tracker(options_.rule());
 }
 
 FoundInfs GradScaler::found_inf_per_device(const torch::optim::Optimizer& optimizer) const {
@@ -270,8 +297,11 @@ FoundInfs GradScaler::found_inf_per_device(const torch::optim::Optimizer& optimi
 
 std::optional<GradScalerState> GradScaler::state() const {
   if (!is_enabled()) return std::nullopt;
-  return GradScalerState{get_scale(), get_growth_factor(), get_backoff_factor(),
-                         get_growth_interval(), growth_tracker()};
+  const auto now = scale_state_.values();
+  GradScalerState state{now.scale, get_growth_factor(), get_backoff_factor(), get_growth_interval(),
+                        now.growth_tracker};
+  if (options_.hysteresis() > 1) state.hysteresis_tracker = now.hysteresis_tracker;
+  return state;
 }
 
 void GradScaler::load_state(const std::optional<GradScalerState>& state) {
@@ -279,22 +309,30 @@ void GradScaler::load_state(const std::optional<GradScalerState>& state) {
   HALFSTEP_CHECK_USAGE(state.has_value(), kLoadState,
                        "the state must not be empty, but it is; it was probably saved from a "
                        "disabled scaler: go on with a new GradScaler, or disable this one too");
-  detail::check_scale(state->scale, "scale", kLoadState);
+  // A scale kept in float64 may lie beyond float32: the next overflows bring it back.
+  if (options_.arithmetic() != ScaleArithmetic::float64 || !std::isfinite(state->scale) ||
+      state->scale <= 0)
+    detail::check_scale(state->scale, "scale", kLoadState);
   detail::check_growth_factor(state->growth_factor, kLoadState);
   detail::check_backoff_factor(state->backoff_factor, kLoadState);
   detail::check_growth_interval(state->growth_interval, kLoadState);
   HALFSTEP_CHECK_USAGE(state->growth_tracker >= 0, kLoadState,
                        "growth_tracker must be 0 or more, but got ", state->growth_tracker,
                        "; the file is damaged or of another program");
+  const int64_t hysteresis = state->hysteresis_tracker.value_or(options_.hysteresis());
+  HALFSTEP_CHECK_USAGE(hysteresis >= 1, kLoadState,
+                       "hysteresis_tracker must be 1 or more, but got ", hysteresis,
+                       "; the file is damaged or of another program");
   options_.init_scale(state->scale)
       .growth_factor(state->growth_factor)
       .backoff_factor(state->backoff_factor)
       .growth_interval(state->growth_interval);
-  init_growth_tracker_ = std::min(state->growth_tracker, state->growth_interval - 1);
-  if (scale_.defined()) {
-    scale_.fill_(state->scale);
-    growth_tracker_.fill_(init_growth_tracker_);
-  }
+  detail::ScaleValues values;
+  values.scale = state->scale;
+  values.growth_tracker =
+      static_cast<int32_t>(detail::clamp_growth_tracker(options_.rule(), state->growth_tracker));
+  values.hysteresis_tracker = static_cast<int32_t>(std::min(hysteresis, options_.hysteresis()));
+  scale_state_.restore(values);
   records_.clear();
 }
 

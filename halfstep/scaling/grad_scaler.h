@@ -2,7 +2,9 @@
 #include "halfstep/scaling/device_copies.h"
 #include "halfstep/scaling/grad_scaler_options.h"
 #include "halfstep/scaling/grad_scaler_state.h"
+#include "halfstep/scaling/late_read.h"
 #include "halfstep/scaling/nested.h"
+#include "halfstep/scaling/scale_state.h"
 #include "halfstep/scaling/step_result.h"
 #include "halfstep/scaling/takes_grad_scale.h"
 #include "halfstep/scaling/unscale.h"
@@ -19,7 +21,8 @@ namespace halfstep {
 /// Dynamic loss scaling: multiplies the loss so that small float16 gradients don't vanish, divides
 /// the gradients again before the step, skips a step whose gradients overflowed, and moves the
 /// scale. The state machine, the numbers and the kernels are those of Python's
-/// torch.amp.GradScaler.
+/// torch.amp.GradScaler; the options make the scale move as in other systems
+/// (halfstep/scaling/dialects.h).
 ///
 ///   halfstep::GradScaler scaler;
 ///   for (auto& batch : *loader) {
@@ -75,7 +78,8 @@ class GradScaler {
   /// Reads found_inf once, which syncs; an optimizer that TakesGradScale gets the flag and the
   /// scale on the device and does not sync. After it the autocast cache is cleared, because
   /// optimizers write parameters in ways it does not see (Difference from Python). Gradients
-  /// changed after `unscale_` are not checked again. Where disabled: `optimizer.step(closure)`.
+  /// changed after `unscale_` are not checked again. Without `check_overflow` the step is always
+  /// taken and nothing syncs. Where disabled: `optimizer.step(closure)`.
   /// Throws UsageError before `scale`, for a second call before `update`, where no parameter has a
   /// gradient, and, where enabled, for a closure or LBFGS: a closure would compute new gradients
   /// that nobody unscales. Differences from Python: a positional closure runs unchecked there, and
@@ -84,9 +88,11 @@ class GradScaler {
                   torch::optim::Optimizer::LossClosure closure = nullptr);
 
   /// Ends the iteration: backs the scale off where any optimizer found an inf or NaN, else counts
-  /// towards growth; forgets the optimizers. Does not sync. Growth past float32's range is left
-  /// out. The scale has no floor: `get_scale()` near 0 means the network itself makes NaNs. Throws
-  /// UsageError before `scale` or where nothing was unscaled or stepped.
+  /// towards growth, by the rule of the options; forgets the optimizers. Does not sync. Unless the
+  /// options say otherwise, growth past float32's range is left out and the scale has no floor:
+  /// `get_scale()` near 0 means the network itself makes NaNs. Throws UsageError before `scale`,
+  /// where nothing was unscaled or stepped, and, with AtMinScale::stop, once overflows go on at the
+  /// minimum scale (on CUDA some updates later, when the host learns of it).
   void update();
 
   /// Sets the scale instead, forgets the optimizers and leaves the growth count. Differences from
@@ -102,7 +108,10 @@ class GradScaler {
 
   /// The live 0-dim float32 scale, which `update` changes in place; undefined before the first
   /// `scale`. Does not sync.
-  const at::Tensor& get_scale_async() const { return scale_; }
+  const at::Tensor& get_scale_async() const { return scale_state_.scale(); }
+
+  /// The options, as the setters and `load_state` left them.
+  const GradScalerOptions& options() const { return options_; }
 
   double get_growth_factor() const { return options_.growth_factor(); }
   double get_backoff_factor() const { return options_.backoff_factor(); }
@@ -110,6 +119,7 @@ class GradScaler {
 
   /// Setters take effect at the next `update()` and have the ranges of GradScalerOptions (Python
   /// has none). They don't sync. Where disabled they only store (Python raises AttributeError).
+  /// set_backoff_factor throws UsageError where the rule divides instead.
   void set_growth_factor(double new_factor);
   void set_backoff_factor(double new_factor);
 
@@ -120,8 +130,13 @@ class GradScaler {
 
   bool is_enabled() const { return options_.enabled(); }
 
-  /// Updates without an inf or NaN since the scale last moved. Syncs like `get_scale`.
+  /// Updates without an inf or NaN since the scale last moved, or since the last overflow with
+  /// GrowthCount::since_overflow. Syncs like `get_scale`.
   int64_t growth_tracker() const;
+
+  /// The overflows left until the scale backs off, from the hysteresis of the options down to 1.
+  /// Syncs like `get_scale`.
+  int64_t hysteresis_tracker() const;
 
   /// The flags noted for `optimizer` since the last `update`, keyed by the gradients' device (with
   /// its index); empty where there are none. Does not sync.
@@ -152,16 +167,17 @@ class GradScaler {
   at::Tensor scale_with(std::optional<detail::DeviceCopies>& scales, const at::Tensor& output);
   void prepare_scale(const at::Tensor& first_output);
   void check_scale_exists(const char* where) const;
+  void check_min_scale();
   at::Tensor combine(const FoundInfs& found_infs) const;
   FoundInfs divide_gradients(torch::optim::Optimizer& optimizer, const char* where) const;
   StepResult step_taking_scale(torch::optim::Optimizer& optimizer, TakesGradScale& taker,
                                Record& record);
   StepResult step_ordinary(torch::optim::Optimizer& optimizer, Record& record);
+  at::Tensor all_found_infs() const;
 
   GradScalerOptions options_;
-  int64_t init_growth_tracker_ = 0;
-  at::Tensor scale_;           // 0-dim float32, undefined before the first scale()
-  at::Tensor growth_tracker_;  // 0-dim int32, defined together with scale_
+  detail::ScaleState scale_state_;
+  detail::LateRead stuck_;  // the last count of overflows at the minimum scale on its way
   std::unordered_map<const torch::optim::Optimizer*, Record> records_;
 };
 

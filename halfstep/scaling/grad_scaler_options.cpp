@@ -21,18 +21,83 @@ GradScalerOptions& GradScalerOptions::init_scale(double value) {
   return *this;
 }
 
+GradScalerOptions& GradScalerOptions::dynamic(bool value) {
+  rule_.dynamic = value;
+  return *this;
+}
+
+GradScalerOptions& GradScalerOptions::check_overflow(bool value) {
+  check_overflow_ = value;
+  return *this;
+}
+
 GradScalerOptions& GradScalerOptions::growth_factor(double value) {
-  growth_factor_ = value;
+  rule_.growth_factor = value;
   return *this;
 }
 
 GradScalerOptions& GradScalerOptions::backoff_factor(double value) {
-  backoff_factor_ = value;
+  rule_.backoff_factor = value;
+  return *this;
+}
+
+GradScalerOptions& GradScalerOptions::backoff_divides(bool value) {
+  rule_.backoff_divides = value;
   return *this;
 }
 
 GradScalerOptions& GradScalerOptions::growth_interval(int64_t value) {
-  growth_interval_ = value;
+  rule_.growth_interval = value;
+  return *this;
+}
+
+GradScalerOptions& GradScalerOptions::growth_count(GrowthCount value) {
+  rule_.growth_count = value;
+  return *this;
+}
+
+GradScalerOptions& GradScalerOptions::growth_offset(int64_t value) {
+  rule_.growth_offset = value;
+  return *this;
+}
+
+GradScalerOptions& GradScalerOptions::grow_only_if_finite(bool value) {
+  rule_.grow_only_if_finite = value;
+  return *this;
+}
+
+GradScalerOptions& GradScalerOptions::min_scale(double value) {
+  rule_.min_scale = value;
+  return *this;
+}
+
+GradScalerOptions& GradScalerOptions::max_scale(double value) {
+  rule_.max_scale = value;
+  return *this;
+}
+
+GradScalerOptions& GradScalerOptions::hysteresis(int64_t value) {
+  rule_.hysteresis = value;
+  return *this;
+}
+
+GradScalerOptions& GradScalerOptions::hysteresis_refill(HysteresisRefill value) {
+  rule_.hysteresis_refill = value;
+  return *this;
+}
+
+GradScalerOptions& GradScalerOptions::arithmetic(ScaleArithmetic value) {
+  rule_.arithmetic = value;
+  return *this;
+}
+
+GradScalerOptions& GradScalerOptions::at_min_scale(AtMinScale value) {
+  at_min_scale_ = value;
+  return *this;
+}
+
+GradScalerOptions& GradScalerOptions::min_scale_patience(int64_t value) {
+  min_scale_patience_ = value;
   return *this;
 }
 
@@ -48,9 +113,43 @@ void GradScalerOptions::validate() const {
       "device_type must be kCPU or kCUDA, but got ", c10::DeviceTypeName(device_type_, true),
       "; LibTorch has the loss scaling kernels for these two");
   detail::check_scale(init_scale_, "init_scale", where);
-  detail::check_growth_factor(growth_factor_, where);
-  detail::check_backoff_factor(backoff_factor_, where);
-  detail::check_growth_interval(growth_interval_, where);
+  validate_rule(where);
+  HALFSTEP_CHECK_USAGE(check_overflow_ || !rule_.dynamic, where,
+                       "check_overflow must be true for a dynamic scale, but got false; a scale "
+                       "moves by overflows: add dynamic(false) or leave the check on");
+  HALFSTEP_CHECK_USAGE(min_scale_patience_ >= 1, where,
+                       "min_scale_patience must be at least 1 overflow, but got ",
+                       min_scale_patience_,
+                       "; use 20 where single overflows at the minimum scale "
+                       "are to be skipped");
+  HALFSTEP_CHECK_USAGE(check_overflow_ || at_min_scale_ == AtMinScale::keep_going, where,
+                       "at_min_scale must be keep_going where nobody checks for overflows, but got "
+                       "another policy; turn check_overflow on");
+}
+
+void GradScalerOptions::validate_rule(const char* where) const {
+  detail::check_growth_factor(rule_.growth_factor, where);
+  detail::check_backoff_factor(rule_.backoff_factor, where);
+  detail::check_growth_interval(rule_.growth_interval, where);
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  HALFSTEP_CHECK_USAGE(rule_.growth_offset >= 0 && rule_.growth_offset <= most, where,
+                       "growth_offset must be from 0 to 2147483647 updates, but got ",
+                       rule_.growth_offset, "; use 0 unless you follow DeepSpeed, which has 1");
+  HALFSTEP_CHECK_USAGE(rule_.growth_offset + rule_.growth_interval <= most, where,
+                       "growth_offset and growth_interval together must be 2147483647 updates at "
+                       "most, but got ",
+                       rule_.growth_offset + rule_.growth_interval, "; lower one of them");
+  HALFSTEP_CHECK_USAGE(rule_.hysteresis >= 1 && rule_.hysteresis <= most, where,
+                       "hysteresis must be from 1 to 2147483647 overflows, but got ",
+                       rule_.hysteresis, "; use 1 to back off at each one");
+  HALFSTEP_CHECK_USAGE(rule_.max_scale > 0, where, "max_scale must be above 0, but got ",
+                       rule_.max_scale, "; leave it out for none");
+  HALFSTEP_CHECK_USAGE(rule_.min_scale >= 0 && rule_.min_scale <= rule_.max_scale, where,
+                       "min_scale must be from 0 to max_scale ", rule_.max_scale, ", but got ",
+                       rule_.min_scale, "; use 0 for none");
+  HALFSTEP_CHECK_USAGE(rule_.min_scale <= init_scale_, where,
+                       "min_scale must not be above init_scale ", init_scale_, ", but got ",
+                       rule_.min_scale, "; an overflow would raise the scale");
 }
 
 namespace detail {

@@ -1,13 +1,24 @@
 #pragma once
+#include "halfstep/scaling/scale_rule.h"
+
 #include <cstdint>
 
 #include <c10/core/DeviceType.h>
 
 namespace halfstep {
 
-/// How a GradScaler starts and how its scale moves. The defaults are Python's.
+/// What a GradScaler does once overflows go on although the scale is at its minimum: the network
+/// itself makes infs or NaNs then, and no scale helps.
+enum class AtMinScale {
+  keep_going,  ///< nothing: the steps are skipped, as in Python
+  stop,        ///< `update` throws UsageError with the diagnosis
+  fall_back,   ///< `GradScaler::diagnosis` has the diagnosis, and the caller changes the precision
+};
+
+/// How a GradScaler starts and how its scale moves. The defaults are Python's;
+/// halfstep/scaling/dialects.h has those of other systems.
 ///
-///   GradScalerOptions(torch::kCPU).init_scale(1024).growth_interval(100)
+///   GradScalerOptions(torch::kCPU).init_scale(1024).growth_interval(100).min_scale(1)
 class GradScalerOptions {
  public:
   /// `device_type` is kCPU or kCUDA. Default: kCUDA where CUDA works, else kCPU. Difference from
@@ -20,27 +31,91 @@ class GradScalerOptions {
   GradScalerOptions& device_type(c10::DeviceType value);
   c10::DeviceType device_type() const { return device_type_; }
 
-  /// The first scale. Default: 65536. Above 0 and finite, also once rounded to float32.
+  /// The first scale; `max_scale` where that is lower. Default: 65536. Above 0 and finite, also
+  /// once rounded to float32, and not below `min_scale`.
   GradScalerOptions& init_scale(double value);
   double init_scale() const { return init_scale_; }
+
+  /// False: a static scale, which no update moves (`GradScaler::update(new_scale)` does). Default:
+  /// true.
+  GradScalerOptions& dynamic(bool value);
+  bool dynamic() const { return rule_.dynamic; }
+
+  /// False: nobody looks for infs and NaNs, so every step is taken and none syncs; for a static
+  /// scale only, as in OneFlow, Apex, MMCV's own scaler and TF-Keras. Default: true, a step with an
+  /// inf or NaN is skipped.
+  GradScalerOptions& check_overflow(bool value);
+  bool check_overflow() const { return check_overflow_; }
 
   /// What the scale is multiplied by after `growth_interval` updates in a row without an inf or
   /// NaN. Default: 2. Above 1 and finite.
   GradScalerOptions& growth_factor(double value);
-  double growth_factor() const { return growth_factor_; }
+  double growth_factor() const { return rule_.growth_factor; }
 
   /// What the scale is multiplied by after an inf or NaN. Default: 0.5. Above 0 and below 1.
   GradScalerOptions& backoff_factor(double value);
-  double backoff_factor() const { return backoff_factor_; }
+  double backoff_factor() const { return rule_.backoff_factor; }
+
+  /// True: backing off divides by `growth_factor` instead, and `backoff_factor` is not used.
+  /// Default: false.
+  GradScalerOptions& backoff_divides(bool value);
+  bool backoff_divides() const { return rule_.backoff_divides; }
 
   /// Updates in a row without an inf or NaN that make the scale grow. Default: 2000. From 1 to
   /// 2^31-1, because the count is an int32 on the device.
   GradScalerOptions& growth_interval(int64_t value);
-  int64_t growth_interval() const { return growth_interval_; }
+  int64_t growth_interval() const { return rule_.growth_interval; }
+
+  /// Which updates count. Default: since_growth.
+  GradScalerOptions& growth_count(GrowthCount value);
+  GrowthCount growth_count() const { return rule_.growth_count; }
+
+  /// Updates at the start and after each overflow that don't count yet: DeepSpeed's 1. Default: 0.
+  GradScalerOptions& growth_offset(int64_t value);
+  int64_t growth_offset() const { return rule_.growth_offset; }
+
+  /// False: growth past the range makes the scale inf, from which float32 scales never come back.
+  /// Default: true, that growth is left out.
+  GradScalerOptions& grow_only_if_finite(bool value);
+  bool grow_only_if_finite() const { return rule_.grow_only_if_finite; }
+
+  /// The scale is never backed off below it. Default: 0, none. From 0 to `max_scale`.
+  GradScalerOptions& min_scale(double value);
+  double min_scale() const { return rule_.min_scale; }
+
+  /// The scale never grows above it. Default: infinity, none.
+  GradScalerOptions& max_scale(double value);
+  double max_scale() const { return rule_.max_scale; }
+
+  /// The overflow that backs the scale off: the first, second, … ; every further one does too,
+  /// until a refill. Default: 1. From 1 to 2^31-1.
+  GradScalerOptions& hysteresis(int64_t value);
+  int64_t hysteresis() const { return rule_.hysteresis; }
+
+  /// When `hysteresis` is full again. Default: on_growth.
+  GradScalerOptions& hysteresis_refill(HysteresisRefill value);
+  HysteresisRefill hysteresis_refill() const { return rule_.hysteresis_refill; }
+
+  /// In what precision the scale is kept and multiplied. Default: mixed.
+  GradScalerOptions& arithmetic(ScaleArithmetic value);
+  ScaleArithmetic arithmetic() const { return rule_.arithmetic; }
+
+  /// What to do after `min_scale_patience` overflows in a row that could not lower the scale: it is
+  /// at min_scale, or, without one, about to leave float32's normal range. With a static scale
+  /// every overflow is one of them. Default: keep_going.
+  GradScalerOptions& at_min_scale(AtMinScale value);
+  AtMinScale at_min_scale() const { return at_min_scale_; }
+
+  /// How many of them it takes. Default: 1. At least 1.
+  GradScalerOptions& min_scale_patience(int64_t value);
+  int64_t min_scale_patience() const { return min_scale_patience_; }
 
   /// False: the scaler passes everything through. Default: true.
   GradScalerOptions& enabled(bool value);
   bool enabled() const { return enabled_; }
+
+  /// How the scale moves, as one value.
+  const ScaleRule& rule() const { return rule_; }
 
   /// Throws UsageError where a value is outside the range stated above. GradScaler calls it when it
   /// is made. Difference from Python: it checks growth_factor > 1 and backoff_factor < 1 only, and
@@ -48,11 +123,14 @@ class GradScalerOptions {
   void validate() const;
 
  private:
+  void validate_rule(const char* where) const;
+
   c10::DeviceType device_type_;
   double init_scale_ = 65536.0;
-  double growth_factor_ = 2.0;
-  double backoff_factor_ = 0.5;
-  int64_t growth_interval_ = 2000;
+  ScaleRule rule_;
+  bool check_overflow_ = true;
+  AtMinScale at_min_scale_ = AtMinScale::keep_going;
+  int64_t min_scale_patience_ = 1;
   bool enabled_ = true;
 };
 

@@ -14,6 +14,7 @@ constexpr const char* kGrowthFactor = "growth_factor";
 constexpr const char* kBackoffFactor = "backoff_factor";
 constexpr const char* kGrowthInterval = "growth_interval";
 constexpr const char* kGrowthTracker = "_growth_tracker";
+constexpr const char* kHysteresisTracker = "_hysteresis_tracker";
 
 std::string missing_keys(torch::serialize::InputArchive& archive, int& missing) {
   std::string names;
@@ -54,6 +55,8 @@ void write_grad_scaler_state(const std::optional<GradScalerState>& state,
   archive.write(kBackoffFactor, c10::IValue(state->backoff_factor));
   archive.write(kGrowthInterval, c10::IValue(state->growth_interval));
   archive.write(kGrowthTracker, c10::IValue(state->growth_tracker));
+  if (state->hysteresis_tracker)
+    archive.write(kHysteresisTracker, c10::IValue(*state->hysteresis_tracker));
 }
 
 std::optional<GradScalerState> read_grad_scaler_state(torch::serialize::InputArchive& archive) {
@@ -69,6 +72,9 @@ std::optional<GradScalerState> read_grad_scaler_state(torch::serialize::InputArc
   state.backoff_factor = read_double(archive, kBackoffFactor);
   state.growth_interval = read_int(archive, kGrowthInterval);
   state.growth_tracker = read_int(archive, kGrowthTracker);
+  c10::IValue ignored;
+  if (archive.try_read(kHysteresisTracker, ignored))
+    state.hysteresis_tracker = read_int(archive, kHysteresisTracker);
   return state;
 }
 

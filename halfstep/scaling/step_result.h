@@ -23,7 +23,7 @@ class StepResult {
   bool is_known() const { return stepped_.has_value(); }
 
   /// 0-dim float32 on the scale's device, 0 where the optimizer stepped: for code that must follow
-  /// a skip without a sync. Undefined for a disabled scaler.
+  /// a skip without a sync. Undefined for a disabled scaler, and where nobody checks for overflow.
   const at::Tensor& found_inf() const { return found_inf_; }
 
   /// What the optimizer's `step` returned: the closure's loss. Undefined where it was skipped or
