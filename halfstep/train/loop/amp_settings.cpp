@@ -3,30 +3,11 @@
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
 
-#include <cmath>
-
 #include <ATen/autocast_mode.h>
-
-#include <fmt/format.h>
 
 namespace halfstep::train {
 
 namespace {
-
-void read_scale_mapping(Config scale, GradScalerOptions& options) {
-  const auto positive = [&](const char* key, double fallback) {
-    const auto value = scale.get<double>(key, fallback);
-    if (!(value > 0)) scale.fail(key, "must be above 0");
-    return value;
-  };
-  options.init_scale(positive("init_scale", options.init_scale()));
-  options.growth_factor(positive("growth_factor", options.growth_factor()));
-  if (options.growth_factor() <= 1) scale.fail("growth_factor", "must be above 1");
-  options.backoff_factor(positive("backoff_factor", options.backoff_factor()));
-  if (options.backoff_factor() >= 1) scale.fail("backoff_factor", "must be below 1");
-  options.growth_interval(scale.get<int64_t>("growth_interval", options.growth_interval()));
-  if (options.growth_interval() < 1) scale.fail("growth_interval", "must be at least 1");
-}
 
 c10::ScalarType read_dtype(Config& optim_wrapper, c10::Device device) {
   const auto name = optim_wrapper.get<std::string>("dtype", "auto");
@@ -39,7 +20,7 @@ c10::ScalarType read_dtype(Config& optim_wrapper, c10::Device device) {
 
 AmpSettings AmpSettings::read(Config& optim_wrapper, c10::Device device) {
   AmpSettings amp;
-  amp.scaler = GradScalerOptions(device.type()).enabled(false);
+  amp.loss_scale.options.device_type(device.type()).enabled(false);
   const auto type = optim_wrapper.get<std::string>("type", "OptimWrapper");
   if (type == "OptimWrapper") return amp;
   if (type != "AmpOptimWrapper")
@@ -47,23 +28,13 @@ AmpSettings AmpSettings::read(Config& optim_wrapper, c10::Device device) {
 
   amp.enabled = true;
   amp.dtype = read_dtype(optim_wrapper, device);
-  amp.scaling = amp.dtype == c10::kHalf;
   if (optim_wrapper.has("loss_scale")) {
-    amp.scaling = true;
-    if (optim_wrapper.is_mapping("loss_scale")) {
-      read_scale_mapping(optim_wrapper.child("loss_scale"), amp.scaler);
-    } else if (optim_wrapper.is_number("loss_scale")) {
-      const auto scale = optim_wrapper.get<double>("loss_scale");
-      if (!(scale > 0)) optim_wrapper.fail("loss_scale", "must be above 0");
-      amp.static_scale = scale;
-      amp.scaler.init_scale(scale);
-    } else if (optim_wrapper.get<std::string>("loss_scale") != "dynamic") {
-      optim_wrapper.fail("loss_scale",
-                         "must be dynamic, a number or a mapping of init_scale, growth_factor, "
-                         "backoff_factor and growth_interval");
-    }
+    amp.loss_scale = LossScale::read(optim_wrapper);
+    amp.scaling = amp.loss_scale.options.enabled();
+  } else {
+    amp.scaling = amp.dtype == c10::kHalf;
   }
-  amp.scaler.enabled(amp.scaling);
+  amp.loss_scale.options.device_type(device.type()).enabled(amp.scaling);
   return amp;
 }
 
@@ -73,10 +44,9 @@ std::string AmpSettings::describe_dtype() const {
 
 std::string AmpSettings::describe_scale() const {
   if (!enabled) return "off (float32 needs none)";
-  if (!scaling)
+  if (!scaling && loss_scale.dialect == "torch")
     return "off (bfloat16 has the range of float32; optim_wrapper.loss_scale turns it on)";
-  if (static_scale) return fmt::format("static {:g}", *static_scale);
-  return fmt::format("dynamic, from {:g}", scaler.init_scale());
+  return loss_scale.describe();
 }
 
 std::string switch_amp_on(Config& optim_wrapper) {

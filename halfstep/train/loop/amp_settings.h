@@ -1,8 +1,7 @@
 #pragma once
-#include "halfstep/scaling/grad_scaler.h"
 #include "halfstep/train/config/config.h"
+#include "halfstep/train/loop/loss_scale.h"
 
-#include <optional>
 #include <string>
 
 #include <c10/core/Device.h>
@@ -13,18 +12,16 @@ namespace halfstep::train {
 /// What `optim_wrapper` says about precision.
 ///
 ///   optim_wrapper: {type: OptimWrapper, …}                                     float32
-///   optim_wrapper: {type: AmpOptimWrapper, …}                                  the device's
-///   autocast dtype optim_wrapper: {type: AmpOptimWrapper, dtype: float16, loss_scale: 512., …}
+///   optim_wrapper: {type: AmpOptimWrapper, …}                                  device's dtype
+///   optim_wrapper: {type: AmpOptimWrapper, dtype: float16, loss_scale: 512., …}
 ///
-/// `loss_scale` is `dynamic`, a number (static: kept, a step with an overflow is still skipped) or
-/// a mapping of GradScaler's init_scale, growth_factor, backoff_factor and growth_interval. Left
-/// out, it is dynamic for float16 and off for bfloat16, whose range is float32's.
+/// `loss_scale` is what LossScale reads. Left out, it is dynamic for float16 and off for bfloat16,
+/// whose range is float32's.
 struct AmpSettings {
   bool enabled = false;
   c10::ScalarType dtype = c10::kFloat;
-  std::optional<double> static_scale;
   bool scaling = false;
-  GradScalerOptions scaler;
+  LossScale loss_scale;
 
   /// Reads the mapping for a device. Throws UsageError with the place for a type, dtype or scale it
   /// can't be.

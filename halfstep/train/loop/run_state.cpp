@@ -18,11 +18,13 @@ namespace {
 nlohmann::json scaler_to_json(const GradScaler& scaler) {
   const auto state = scaler.state();
   if (!state) return nullptr;
-  return {{"scale", state->scale},
-          {"growth_factor", state->growth_factor},
-          {"backoff_factor", state->backoff_factor},
-          {"growth_interval", state->growth_interval},
-          {"_growth_tracker", state->growth_tracker}};
+  nlohmann::json json = {{"scale", state->scale},
+                         {"growth_factor", state->growth_factor},
+                         {"backoff_factor", state->backoff_factor},
+                         {"growth_interval", state->growth_interval},
+                         {"_growth_tracker", state->growth_tracker}};
+  if (state->hysteresis_tracker) json["_hysteresis_tracker"] = *state->hysteresis_tracker;
+  return json;
 }
 
 void load_scaler(GradScaler& scaler, const nlohmann::json& json,
@@ -39,6 +41,8 @@ void load_scaler(GradScaler& scaler, const nlohmann::json& json,
   json.at("backoff_factor").get_to(state.backoff_factor);
   json.at("growth_interval").get_to(state.growth_interval);
   json.at("_growth_tracker").get_to(state.growth_tracker);
+  if (json.contains("_hysteresis_tracker"))
+    state.hysteresis_tracker = json.at("_hysteresis_tracker").get<int64_t>();
   scaler.load_state(state);
 }
 

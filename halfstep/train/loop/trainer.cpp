@@ -21,7 +21,7 @@ Trainer::Trainer(Config config, RunOptions options)
     : device_(options.device),
       resume_point_(find_resume_point(options)),
       parts_(build_training(config, options)),
-      scaler_(parts_.amp.scaler),
+      scaler_(parts_.amp.loss_scale.options),
       work_dir_(options.work_dir) {
   if (resume_point_) {
     restore_state(*this, *resume_point_);
@@ -77,11 +77,7 @@ void Trainer::train_step(const Batch& batch) {
   const auto result = scaler_.step(*parts_.optimizer);
   const bool stepped = result.stepped();
   if (parts_.lr_scheduler && !parts_.schedule_by_epoch) parts_.lr_scheduler->step(result);
-  if (parts_.amp.static_scale) {
-    scaler_.update(*parts_.amp.static_scale);
-  } else {
-    scaler_.update();
-  }
+  scaler_.update();
   loss_ = loss.detach();
   ++progress_.batch;
   ++progress_.step;

