@@ -1,5 +1,12 @@
 #pragma once
+/// Fused optimizers (halfstep::optim::Adam and its like in place of torch::optim's) and learning-rate
+/// schedules.
+
+#include "halfstep/optim/adagrad.h"
+#include "halfstep/optim/adam.h"
+#include "halfstep/optim/fused_optimizer.h"
 #include "halfstep/optim/lr_scheduler.h"
 #include "halfstep/optim/momentum.h"
 #include "halfstep/optim/one_cycle.h"
 #include "halfstep/optim/schedule.h"
+#include "halfstep/optim/sgd.h"

@@ -1,0 +1,61 @@
+#include "halfstep/optim/adagrad.h"
+
+#include <ATen/ops/_fused_adagrad.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/zeros.h>
+#include <torch/optim/serialize.h>
+
+namespace halfstep::optim {
+
+using torch::optim::OptimizerParamGroup;
+
+namespace {
+const AdagradOptions& own(const FusedOptions& options) {
+  return static_cast<const AdagradOptions&>(options);
+}
+}  // namespace
+
+void AdagradOptions::validate(const char* where) const {
+  detail::check_at_least_zero(lr(), "lr", where);
+  detail::check_at_least_zero(lr_decay(), "lr_decay", where);
+  detail::check_at_least_zero(weight_decay(), "weight_decay", where);
+  detail::check_at_least_zero(initial_accumulator_value(), "initial_accumulator_value", where);
+  detail::check_at_least_zero(eps(), "eps", where);
+}
+
+Adagrad::Adagrad(const std::vector<OptimizerParamGroup>& param_groups, AdagradOptions defaults)
+    : FusedOptimizer("Adagrad", param_groups,
+                     std::make_unique<AdagradOptions>(std::move(defaults))) {}
+
+Adagrad::Adagrad(std::vector<at::Tensor> params, AdagradOptions defaults)
+    : Adagrad(std::vector{OptimizerParamGroup(std::move(params))}, std::move(defaults)) {}
+
+std::unique_ptr<FusedState> Adagrad::make_state() const {
+  return std::make_unique<AdagradParamState>();
+}
+
+void Adagrad::fill_state(FusedState& state, const at::Tensor& parameter,
+                         const FusedOptions& options) const {
+  if (!state.step.defined())
+    state.step = at::zeros({}, parameter.options().dtype(c10::kFloat).requires_grad(false));
+  if (!state.buffers[0].defined())
+    state.buffers[0] = at::full_like(parameter.detach(), own(options).initial_accumulator_value(),
+                                     {}, at::MemoryFormat::Preserve);
+}
+
+void Adagrad::call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const {
+  const auto& adagrad = own(options);
+  at::_fused_adagrad_(batch.parameters, batch.gradients, batch.buffers[0], batch.steps,
+                      adagrad.lr(), adagrad.lr_decay(), adagrad.weight_decay(), adagrad.eps(),
+                      adagrad.maximize(), batch.grad_scale, batch.found_inf);
+}
+
+void Adagrad::save(torch::serialize::OutputArchive& archive) const {
+  torch::optim::serialize<AdagradParamState, AdagradOptions>(archive, *this);
+}
+
+void Adagrad::load(torch::serialize::InputArchive& archive) {
+  load_with([&] { torch::optim::serialize<AdagradParamState, AdagradOptions>(archive, *this); });
+}
+
+}  // namespace halfstep::optim

@@ -1,0 +1,112 @@
+#include "halfstep/optim/adam.h"
+
+#include <ATen/ops/_fused_adam.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/optim/serialize.h>
+
+namespace halfstep::optim {
+
+using torch::optim::OptimizerParamGroup;
+
+namespace detail {
+
+template <class Derived>
+void AdamFields<Derived>::validate(const char* where) const {
+  check_at_least_zero(lr(), "lr", where);
+  check_at_least_zero(eps(), "eps", where);
+  check_at_least_zero(weight_decay(), "weight_decay", where);
+  const auto [beta1, beta2] = betas();
+  HALFSTEP_CHECK_USAGE(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, where,
+                       "betas must be two numbers in [0, 1), but got ", beta1, " and ", beta2,
+                       "; 0.9 and 0.999 are usual");
+}
+
+template class AdamFields<AdamOptions>;
+template class AdamFields<AdamWOptions>;
+
+namespace {
+
+void fill_adam_state(FusedState& state, const at::Tensor& parameter, bool amsgrad) {
+  if (!state.step.defined())
+    state.step = at::zeros({}, parameter.options().dtype(c10::kFloat).requires_grad(false));
+  const std::size_t used = amsgrad ? 3 : 2;
+  for (std::size_t i = 0; i < used; ++i) {
+    if (!state.buffers[i].defined())
+      state.buffers[i] = at::zeros_like(parameter.detach(), at::MemoryFormat::Preserve);
+  }
+}
+
+template <class Options, class Kernel>
+void call_adam(const FusedBatch& batch, const Options& options, const Kernel& kernel) {
+  const auto [beta1, beta2] = options.betas();
+  kernel(batch.parameters, batch.gradients, batch.buffers[0], batch.buffers[1],
+         options.amsgrad() ? at::TensorList(batch.buffers[2]) : at::TensorList(), batch.steps,
+         options.lr(), beta1, beta2, options.weight_decay(), options.eps(), options.amsgrad(),
+         options.maximize(), batch.grad_scale, batch.found_inf);
+}
+
+// The kernels have overloads; these pick the one with a number as learning rate.
+constexpr auto adam_kernel = [](auto&&... arguments) { at::_fused_adam_(arguments...); };
+constexpr auto adamw_kernel = [](auto&&... arguments) { at::_fused_adamw_(arguments...); };
+
+}  // namespace
+
+}  // namespace detail
+
+Adam::Adam(const std::vector<OptimizerParamGroup>& param_groups, AdamOptions defaults)
+    : FusedOptimizer("Adam", param_groups, std::make_unique<AdamOptions>(std::move(defaults))) {}
+
+Adam::Adam(std::vector<at::Tensor> params, AdamOptions defaults)
+    : Adam(std::vector{OptimizerParamGroup(std::move(params))}, std::move(defaults)) {}
+
+std::unique_ptr<FusedState> Adam::make_state() const {
+  return std::make_unique<AdamParamState>();
+}
+
+void Adam::fill_state(FusedState& state, const at::Tensor& parameter,
+                      const FusedOptions& options) const {
+  detail::fill_adam_state(state, parameter, static_cast<const AdamOptions&>(options).amsgrad());
+}
+
+void Adam::call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const {
+  detail::call_adam(batch, static_cast<const AdamOptions&>(options), detail::adam_kernel);
+}
+
+void Adam::save(torch::serialize::OutputArchive& archive) const {
+  torch::optim::serialize<AdamParamState, AdamOptions>(archive, *this);
+}
+
+void Adam::load(torch::serialize::InputArchive& archive) {
+  load_with([&] { torch::optim::serialize<AdamParamState, AdamOptions>(archive, *this); });
+}
+
+AdamW::AdamW(const std::vector<OptimizerParamGroup>& param_groups, AdamWOptions defaults)
+    : FusedOptimizer("AdamW", param_groups, std::make_unique<AdamWOptions>(std::move(defaults))) {}
+
+AdamW::AdamW(std::vector<at::Tensor> params, AdamWOptions defaults)
+    : AdamW(std::vector{OptimizerParamGroup(std::move(params))}, std::move(defaults)) {}
+
+std::unique_ptr<FusedState> AdamW::make_state() const {
+  return std::make_unique<AdamParamState>();
+}
+
+void AdamW::fill_state(FusedState& state, const at::Tensor& parameter,
+                       const FusedOptions& options) const {
+  detail::fill_adam_state(state, parameter, static_cast<const AdamWOptions&>(options).amsgrad());
+}
+
+void AdamW::call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const {
+  detail::call_adam(batch, static_cast<const AdamWOptions&>(options), detail::adamw_kernel);
+}
+
+void AdamW::save(torch::serialize::OutputArchive& archive) const {
+  torch::optim::serialize<AdamParamState, AdamWOptions>(archive, *this);
+}
+
+void AdamW::load(torch::serialize::InputArchive& archive) {
+  load_with([&] { torch::optim::serialize<AdamParamState, AdamWOptions>(archive, *this); });
+}
+
+}  // namespace halfstep::optim

@@ -1,0 +1,138 @@
+#pragma once
+#include "halfstep/core/error.h"
+
+#include <memory>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include <torch/optim/optimizer.h>
+#include <torch/serialize/archive.h>
+
+namespace halfstep::optim {
+
+/// Base of the options of the fused optimizers. A parameter group may set some fields only; it
+/// takes the others from the optimizer's defaults, as in Python.
+///
+///   groups.emplace_back(biases, std::make_unique<AdamOptions>(AdamOptions().weight_decay(0)));
+///   Adam adam(groups, AdamOptions(1e-3).weight_decay(0.01));  // biases: lr 1e-3, weight_decay 0
+///
+/// Difference from LibTorch's options, which guess that a field was set from its value: here a
+/// field that was set to the class's own default counts as set.
+class FusedOptions : public torch::optim::OptimizerOptions {
+ public:
+  /// Fields that were not set take the value of `defaults`, which must be of the same class.
+  virtual void inherit(const FusedOptions& defaults) = 0;
+
+  /// Throws UsageError for a value out of range; `where` opens the message.
+  virtual void validate(const char* where) const = 0;
+};
+
+namespace detail {
+
+/// A value that remembers whether it was set.
+template <class T>
+class OptionField {
+ public:
+  OptionField(T initial) : value_(initial), initial_(std::move(initial)) {}
+  void set(T value) {
+    value_ = std::move(value);
+    set_ = true;
+  }
+  const T& get() const { return value_; }
+  T& get() { return value_; }
+  // The second half: a value that was changed through a reference.
+  bool is_set() const { return set_ || !(value_ == initial_); }
+
+ private:
+  T value_;
+  T initial_;
+  bool set_ = false;
+};
+
+/// One saved field of options: its name in archives and the member that holds it.
+template <class Options, class T>
+struct NamedField {
+  const char* name;
+  OptionField<T> Options::*member;
+};
+
+/// What FusedOptions promises, from `Derived::fields()`, a tuple of NamedField.
+template <class Derived>
+class OptionsOf : public FusedOptions {
+ public:
+  std::unique_ptr<OptimizerOptions> clone() const override {
+    return std::make_unique<Derived>(self());
+  }
+
+  void inherit(const FusedOptions& defaults) override {
+    const auto& other = static_cast<const Derived&>(defaults);
+    for_each_field([&](const char*, auto member) {
+      if (!(self().*member).is_set()) self().*member = other.*member;
+    });
+  }
+
+  /// Writes each field under its name, as LibTorch's options do.
+  void serialize(torch::serialize::OutputArchive& archive) const override {
+    for_each_field([&](const char* name, auto member) {
+      archive.write(name, c10::IValue((self().*member).get()));
+    });
+  }
+
+  /// Fields that the archive lacks keep their value: those of LibTorch's own optimizer of the same
+  /// name can be read.
+  void serialize(torch::serialize::InputArchive& archive) override {
+    for_each_field([&](const char* name, auto member) {
+      c10::IValue value;
+      if (!archive.try_read(name, value)) return;
+      auto& field = self().*member;
+      field.set(value.to<std::remove_cvref_t<decltype(field.get())>>());
+    });
+  }
+
+  double get_lr() const override { return self().lr(); }
+  void set_lr(const double lr) override { self().lr(lr); }
+
+  friend bool operator==(const Derived& left, const Derived& right) {
+    bool equal = true;
+    for_each_field([&](const char*, auto member) {
+      equal = equal && (left.*member).get() == (right.*member).get();
+    });
+    return equal;
+  }
+
+ private:
+  template <class Visitor>
+  static void for_each_field(const Visitor& visit) {
+    std::apply([&](auto... field) { (visit(field.name, field.member), ...); }, Derived::fields());
+  }
+  Derived& self() { return static_cast<Derived&>(*this); }
+  const Derived& self() const { return static_cast<const Derived&>(*this); }
+};
+
+void check_at_least_zero(double value, const char* field, const char* where);
+
+}  // namespace detail
+
+}  // namespace halfstep::optim
+
+/// Declares a field of the options `Owner` with the accessors of LibTorch's TORCH_ARG:
+/// `options.name(value)` sets and returns the options, `options.name()` reads. The comment above it
+/// is the field's.
+#define HALFSTEP_OPTIM_FIELD(Owner, Type, name, initial) \
+ public:                                                 \
+  Owner& name(Type value) {                              \
+    name##_.set(std::move(value));                       \
+    return static_cast<Owner&>(*this);                   \
+  }                                                      \
+  const Type& name() const noexcept {                    \
+    return name##_.get();                                \
+  }                                                      \
+  Type& name() noexcept {                                \
+    return name##_.get();                                \
+  }                                                      \
+                                                         \
+ private:                                                \
+  ::halfstep::optim::detail::OptionField<Type> name##_ { \
+    initial                                              \
+  }

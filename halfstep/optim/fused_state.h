@@ -1,0 +1,43 @@
+#pragma once
+#include <array>
+#include <memory>
+
+#include <ATen/core/Tensor.h>
+#include <torch/optim/optimizer.h>
+#include <torch/serialize/archive.h>
+
+namespace halfstep::optim {
+
+/// What a fused optimizer keeps for one parameter, under the names of Python's state_dict. Tensors
+/// it does not use are undefined.
+///
+/// `step` counts the steps taken: 0-dim float32 on the parameter's device, as in Python's fused
+/// optimizers. The buffers have the parameter's shape, dtype and layout; where the parameter is not
+/// dense in memory, the layout of `empty_like(parameter)`.
+class FusedState : public torch::optim::OptimizerParamState {
+ public:
+  static constexpr std::size_t kBuffers = 3;
+
+  at::Tensor step;
+  std::array<at::Tensor, kBuffers> buffers;
+
+  /// Names of the buffers in archives; nullptr from the first one that is not used.
+  virtual std::array<const char*, kBuffers> buffer_names() const = 0;
+
+  /// Writes the tensors that are defined.
+  void serialize(torch::serialize::OutputArchive& archive) const override;
+
+  /// Also reads what LibTorch's own optimizer of that name writes, whose `step` is an integer.
+  void serialize(torch::serialize::InputArchive& archive) override;
+};
+
+namespace detail {
+
+/// Brings a state that was loaded, or put in by hand, onto the parameter's device and into its
+/// dtype and layout; leaves alone what fits. Throws UsageError for a buffer of another shape;
+/// `where` opens the message.
+void adopt(FusedState& state, const at::Tensor& parameter, const char* where);
+
+}  // namespace detail
+
+}  // namespace halfstep::optim

@@ -1,0 +1,156 @@
+#pragma once
+// Written by scripts/golden/fused_optimizers.py with torch 2.15.0 on the CPU. Do not edit.
+// clang-format off
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace halfstep::testing::golden {
+
+struct Options { double lr; double beta1; double beta2; double eps; double weight_decay; bool amsgrad; bool maximize; double momentum; double dampening; bool nesterov; double lr_decay; double initial_accumulator_value; };
+/// FNV-1a of the bytes of all parameters, gradients and state buffers, one parameter after the other.
+struct Snapshot { uint64_t parameters, gradients, buffers; };
+struct Run {
+  std::string name, optimizer, dtype;
+  Options groups[2];
+  double scale;                     // 0: none
+  std::vector<int> skips;           // steps with an overflow
+  std::vector<Snapshot> snapshots;  // after the steps kSnapshots
+  std::vector<double> last;         // the first parameter at the end
+};
+
+inline constexpr int kSteps = 1000;
+inline constexpr int kSnapshots[] = {1, 10, 100, 1000};
+inline constexpr int kSizes[] = {3, 128, 64};
+inline constexpr int kGroups[] = {0, 0, 1};
+
+inline const std::vector<Run> kRuns{
+    {"adam", "Adam", "float32",
+     {{0.01, 0.9, 0.999, 1e-08, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0},
+      {0.003, 0.9, 0.999, 1e-08, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0}},
+     0.0, {},
+     {{0xcb4b14b0d9f3798f, 0xb72e6dc3c23f3711, 0x61b390bd30d0fb48}, {0x5b8a58efd0aceb49, 0xd15ccba5e8d2c03b, 0x145ad7331a5e7fe6}, {0x57c61855ef9d2373, 0x9c8111f0338818b3, 0x9431b1f41dc17f8f}, {0x90c92db472d2e44b, 0x6a9011858618695d, 0x1a9549e02e244c32}},
+     {-0x1.d6234c0000000p-2, -0x1.9ea00a0000000p-2, 0x1.f456fe0000000p-4}},
+    {"adam_decay", "Adam", "float32",
+     {{0.01, 0.9, 0.999, 1e-06, 0.1, false, false, 0.0, 0.0, false, 0.0, 0.0},
+      {0.01, 0.9, 0.999, 1e-06, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0}},
+     0.0, {},
+     {{0x913186d826a86924, 0xb72e6dc3c23f3711, 0xd6d803e5eb42a009}, {0x81326dfc3ef08570, 0xd15ccba5e8d2c03b, 0x5342218b1bf054c6}, {0x3dbee6caf2ee4ec8, 0x9c8111f0338818b3, 0x5b846e4b51ab85b7}, {0xb377393bbf50170e, 0x6a9011858618695d, 0x2f325163a6a4ba4c}},
+     {-0x1.21c6d60000000p-3, -0x1.8d989c0000000p-3, 0x1.0d99aa0000000p-5}},
+    {"adam_amsgrad", "Adam", "float32",
+     {{0.01, 0.8, 0.99, 1e-08, 0.0, true, false, 0.0, 0.0, false, 0.0, 0.0},
+      {0.001, 0.8, 0.99, 1e-08, 0.0, true, false, 0.0, 0.0, false, 0.0, 0.0}},
+     0.0, {},
+     {{0x9650101694ecec67, 0xb72e6dc3c23f3711, 0x41c2e0671b09bf2a}, {0x76f099eea3e740d4, 0xd15ccba5e8d2c03b, 0x4095cb598acded5b}, {0x16cc15f2ba154775, 0x9c8111f0338818b3, 0x1ee113daa406da25}, {0x8d61a86e2a681dcd, 0x6a9011858618695d, 0xc304342e82b9d257}},
+     {-0x1.eb98220000000p-2, -0x1.8e758e0000000p-2, 0x1.d6d6140000000p-4}},
+    {"adam_maximize", "Adam", "float32",
+     {{0.01, 0.9, 0.999, 1e-08, 0.01, true, true, 0.0, 0.0, false, 0.0, 0.0},
+      {0.01, 0.9, 0.999, 1e-08, 0.01, true, false, 0.0, 0.0, false, 0.0, 0.0}},
+     0.0, {},
+     {{0x8624989e9e69e8fe, 0xb72e6dc3c23f3711, 0x9df34ab5b129f363}, {0x3f0851c36d292ca6, 0xd15ccba5e8d2c03b, 0xe4f8c7c12de511df}, {0xac97a83554d741ac, 0x9c8111f0338818b3, 0xf4a33e0bd55420ce}, {0x7f21930645386cd6, 0x6a9011858618695d, 0x1ab1a34c80956ba8}},
+     {-0x1.ebe3260000000p-1, -0x1.c8ee1e0000000p-4, 0x1.2a10b40000000p-2}},
+    {"adam_scaled", "Adam", "float32",
+     {{0.01, 0.9, 0.999, 1e-08, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0},
+      {0.003, 0.9, 0.999, 1e-08, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0}},
+     1000.0, {0, 3, 4, 17, 500, 999},
+     {{0x575835d1de7ad89d, 0x99cdef9586489ee1, 0x15af65d12de29b05}, {0x9dee2e4a02770924, 0xd15ccba5e8d2c03b, 0xd4c9bfa603653d4d}, {0x9f9cee5c0c4291fa, 0x9c8111f0338818b3, 0x30c7476c31942480}, {0x007a276a2d8cc64a, 0x19d738d5fdd9cdb8, 0xfc550c629effc59f}},
+     {-0x1.e113d60000000p-2, -0x1.54edde0000000p-2, 0x1.8d0f560000000p-3}},
+    {"adam_float64", "Adam", "float64",
+     {{0.01, 0.9, 0.999, 1e-08, 0.1, false, false, 0.0, 0.0, false, 0.0, 0.0},
+      {0.003, 0.9, 0.999, 1e-08, 0.1, false, false, 0.0, 0.0, false, 0.0, 0.0}},
+     1000.0, {3, 4, 17, 500, 999},
+     {{0xbf6358ba0ecc1a8e, 0x2d8f2c6e43da7907, 0xf16e890466c30dc7}, {0x1881caa480caa608, 0x8b3cf86ff41e80ea, 0xeb2b8e1faefaf8ec}, {0xdaa2b970ab716d07, 0xc67556d4fbe090f0, 0xb82648e1439a2606}, {0x76740a1dc888c354, 0x46f5e09d48a73eb9, 0x69df5f1fc04a1f50}},
+     {-0x1.2226736fc7ca6p-3, -0x1.74ee6d82beebcp-3, 0x1.71ba6cd817539p-5}},
+    {"adam_bfloat16", "Adam", "bfloat16",
+     {{0.1, 0.9, 0.999, 1e-08, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0},
+      {0.003, 0.9, 0.999, 1e-08, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0}},
+     8.0, {3, 4, 17, 500, 999},
+     {{0x27d769f2b76bdd99, 0x637480986b57708e, 0xdbec9dc6462e64c9}, {0x797a6d183c0edde9, 0xc1cae877db40b94e, 0x6b0d7d85eeb7787f}, {0xf3dede5b66f55709, 0x5753473c54a9117b, 0x570a60240fa8b885}, {0x25ad8a988416a8da, 0x1a184c42c4ba39b9, 0xa8e40ca7d4a863e1}},
+     {0x1.2c00000000000p+1, -0x1.6e00000000000p+0, -0x1.5400000000000p-1}},
+    {"adam_float16", "Adam", "float16",
+     {{0.1, 0.9, 0.999, 0.001, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0},
+      {0.003, 0.9, 0.999, 0.001, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0}},
+     8.0, {3, 4, 17, 500, 999},
+     {{0x203206ee17e14f7b, 0xfadfc69b86a29091, 0xd112eca48e96d335}, {0xa4c2d05067493f33, 0x0344f0358f32b484, 0x3fbc0f54f55ae548}, {0xca5775ee9b753e90, 0x1877d90a9b69418e, 0xd89c2b3007edaff8}, {0x609f6007f56d2c16, 0x5d255dba6d685632, 0xc27480f4656029d2}},
+     {0x1.1d40000000000p+1, -0x1.7580000000000p+0, -0x1.1cc0000000000p-1}},
+    {"adamw", "AdamW", "float32",
+     {{0.01, 0.9, 0.999, 1e-08, 0.01, false, false, 0.0, 0.0, false, 0.0, 0.0},
+      {0.003, 0.9, 0.999, 1e-08, 0.1, false, false, 0.0, 0.0, false, 0.0, 0.0}},
+     0.0, {},
+     {{0x912102301405a3ed, 0xb72e6dc3c23f3711, 0x61b390bd30d0fb48}, {0x9432c19e43c2c7ec, 0xd15ccba5e8d2c03b, 0x145ad7331a5e7fe6}, {0xc8174a502fc34b97, 0x9c8111f0338818b3, 0x9431b1f41dc17f8f}, {0xb76f5918fac1055d, 0x6a9011858618695d, 0x1a9549e02e244c32}},
+     {-0x1.a11f680000000p-2, -0x1.7bd4560000000p-2, 0x1.b9ecd40000000p-4}},
+    {"adamw_amsgrad", "AdamW", "float32",
+     {{0.01, 0.9, 0.999, 1e-08, 0.1, true, false, 0.0, 0.0, false, 0.0, 0.0},
+      {0.01, 0.9, 0.999, 1e-08, 0.1, true, true, 0.0, 0.0, false, 0.0, 0.0}},
+     65536.0, {0, 3, 4, 17, 500, 999},
+     {{0x575835d1de7ad89d, 0x12fd9377cfd3ac5c, 0x09cfdcd8bf80c275}, {0x9a852722b909f634, 0xd15ccba5e8d2c03b, 0x1c4bf2d73aa3f17c}, {0xe6ff4c6b76af23a5, 0x9c8111f0338818b3, 0x55e2d2c5b4e0b684}, {0x9113cbabee96fee1, 0x29c13308a788acf6, 0x1a8c55750c0cfbc8}},
+     {-0x1.fe51ae0000000p-4, -0x1.2e47600000000p-3, 0x1.dc67500000000p-5}},
+    {"adamw_bfloat16", "AdamW", "bfloat16",
+     {{0.1, 0.9, 0.999, 1e-08, 0.1, false, false, 0.0, 0.0, false, 0.0, 0.0},
+      {0.003, 0.9, 0.999, 1e-08, 0.1, false, false, 0.0, 0.0, false, 0.0, 0.0}},
+     0.0, {},
+     {{0xb598d20bd40482a3, 0x637480986b57708e, 0xdbec9dc6462e64c9}, {0x2d5d3ea9cabcc315, 0xc1cae877db40b94e, 0xc9f6948a222ef91e}, {0xfe26050a0eea0fdb, 0x5753473c54a9117b, 0x711dc26482efa9ce}, {0x48d82f0c7216ffd8, 0xe309b3744233f603, 0x82064b1589ad06ea}},
+     {0x1.2400000000000p-1, 0x1.4a00000000000p-4, -0x1.1400000000000p-1}},
+    {"sgd", "SGD", "float32",
+     {{0.01, 0.9, 0.999, 1e-08, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0},
+      {0.003, 0.9, 0.999, 1e-08, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0}},
+     0.0, {},
+     {{0x21def7eb55173a26, 0xb72e6dc3c23f3711, 0xcbf29ce484222325}, {0xa5c6743a41fbf16f, 0xd15ccba5e8d2c03b, 0xcbf29ce484222325}, {0xefcf6a7806a58709, 0x9c8111f0338818b3, 0xcbf29ce484222325}, {0x34f411b3660c4659, 0x6a9011858618695d, 0xcbf29ce484222325}},
+     {-0x1.da00000000000p-2, -0x1.916b880000000p-2, 0x1.bf47b00000000p-4}},
+    {"sgd_momentum", "SGD", "float32",
+     {{0.01, 0.9, 0.999, 1e-08, 0.0, false, false, 0.9, 0.0, false, 0.0, 0.0},
+      {0.01, 0.9, 0.999, 1e-08, 0.1, false, false, 0.9, 0.0, false, 0.0, 0.0}},
+     0.0, {},
+     {{0x51b872b24bb45afd, 0xb72e6dc3c23f3711, 0x33e568bebd19822b}, {0xf40dc09d1cc327b0, 0xd15ccba5e8d2c03b, 0x261ed82b2d6d7cc6}, {0x554175c9b30cff44, 0x9c8111f0338818b3, 0xe0206ee02d028614}, {0xb5a02d6e04ef0efc, 0x6a9011858618695d, 0x08001744770f2151}},
+     {0x1.1a93c40000000p+1, -0x1.9b1ff20000000p+0, -0x1.845af80000000p-1}},
+    {"sgd_dampening", "SGD", "float32",
+     {{0.01, 0.9, 0.999, 1e-08, 0.0, false, false, 0.9, 0.5, false, 0.0, 0.0},
+      {0.01, 0.9, 0.999, 1e-08, 0.0, false, false, 0.0, 0.5, false, 0.0, 0.0}},
+     0.0, {},
+     {{0xf4bc7cba4e9450b7, 0xb72e6dc3c23f3711, 0x08b2ec039e1831c7}, {0x73f00b013032c1b5, 0xd15ccba5e8d2c03b, 0x4bee8928d690fdae}, {0x1070608feb177721, 0x9c8111f0338818b3, 0x144f40447d424817}, {0x538add6d4689660f, 0x6a9011858618695d, 0xd10e30173e54dc5c}},
+     {0x1.a734640000000p-1, -0x1.0649900000000p+0, -0x1.65f4780000000p-2}},
+    {"sgd_nesterov", "SGD", "float32",
+     {{0.01, 0.9, 0.999, 1e-08, 0.01, false, false, 0.9, 0.0, true, 0.0, 0.0},
+      {0.01, 0.9, 0.999, 1e-08, 0.01, false, true, 0.9, 0.0, true, 0.0, 0.0}},
+     0.0, {},
+     {{0xbb33c70bdec025cd, 0xb72e6dc3c23f3711, 0xf73ae2c92b28008c}, {0x53d938b3f883ce67, 0xd15ccba5e8d2c03b, 0xdbb7fcb89696d352}, {0xfdf8e2b50d7f5541, 0x9c8111f0338818b3, 0x89c1adbc7f133552}, {0x89e91e6dbc4e372b, 0x6a9011858618695d, 0x8876ea1227d7aeeb}},
+     {0x1.688a860000000p+0, -0x1.cdfba00000000p-1, -0x1.f9884a0000000p-2}},
+    {"sgd_scaled", "SGD", "float32",
+     {{0.01, 0.9, 0.999, 1e-08, 0.01, false, false, 0.9, 0.0, false, 0.0, 0.0},
+      {0.003, 0.9, 0.999, 1e-08, 0.01, false, false, 0.9, 0.0, false, 0.0, 0.0}},
+     1000.0, {3, 4, 17, 500, 999},
+     {{0xa64b3d786c949324, 0xb72e6dc3c23f3711, 0x1ccee31fd71cb6fb}, {0xc17d56d3d3a084b8, 0xd15ccba5e8d2c03b, 0x5dcf9d3ab6eb9ad9}, {0xab143a0c8236c0b3, 0x9c8111f0338818b3, 0xed14ed115521cdac}, {0x03978535de449337, 0x19d738d5fdd9cdb8, 0xc066063b7070f46b}},
+     {0x1.5f7b1e0000000p+0, -0x1.8aac6e0000000p-1, -0x1.65785e0000000p-2}},
+    {"sgd_bfloat16", "SGD", "bfloat16",
+     {{0.01, 0.9, 0.999, 1e-08, 0.0, false, false, 0.9, 0.0, false, 0.0, 0.0},
+      {0.003, 0.9, 0.999, 1e-08, 0.0, false, false, 0.9, 0.0, false, 0.0, 0.0}},
+     8.0, {3, 4, 17, 500, 999},
+     {{0x15264755e9e58e6e, 0x637480986b57708e, 0x637480986b57708e}, {0xdaa7b2d1dc82bbbe, 0xc1cae877db40b94e, 0x1e19914354f344ce}, {0xbe7dd7202b920822, 0x5753473c54a9117b, 0xff78736a0a758bc8}, {0x6e8cb20861995a2c, 0x1a184c42c4ba39b9, 0x439a8c644f3a7911}},
+     {0x1.2800000000000p+1, -0x1.5200000000000p+0, -0x1.2000000000000p-1}},
+    {"adagrad", "Adagrad", "float32",
+     {{0.01, 0.9, 0.999, 1e-08, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0},
+      {0.003, 0.9, 0.999, 1e-08, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0}},
+     0.0, {},
+     {{0xd14f40a9374f3b3a, 0xb72e6dc3c23f3711, 0xcd72e55fd0a7dff0}, {0xb4fa1f7ec639d70e, 0xd15ccba5e8d2c03b, 0xaa5f9fefa03fe4b4}, {0x95227deeac60027f, 0x9c8111f0338818b3, 0x945efb2a4cb1458c}, {0xac1c435577267d1a, 0x6a9011858618695d, 0xce4f16cfdb360e57}},
+     {-0x1.6aa62c0000000p-1, -0x1.27eef00000000p-2, 0x1.ab7d060000000p-3}},
+    {"adagrad_decay", "Adagrad", "float32",
+     {{0.01, 0.9, 0.999, 1e-08, 0.1, false, false, 0.0, 0.0, false, 0.001, 0.0},
+      {0.01, 0.9, 0.999, 1e-08, 0.1, false, true, 0.0, 0.0, false, 0.001, 0.0}},
+     0.0, {},
+     {{0xabdf1ca7fbfda545, 0xb72e6dc3c23f3711, 0xf8a02bb52f253386}, {0xb62d379119945ba9, 0xd15ccba5e8d2c03b, 0x9a17412868216f72}, {0x944abc28beff6d99, 0x9c8111f0338818b3, 0xb5b2d20110acd8dc}, {0x8d6521cf54f9e5ff, 0x6a9011858618695d, 0xf5825bfa55ed5821}},
+     {-0x1.5d64020000000p-1, -0x1.1b5e8a0000000p-2, 0x1.9c411a0000000p-3}},
+    {"adagrad_scaled", "Adagrad", "float32",
+     {{0.01, 0.9, 0.999, 1e-08, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.5},
+      {0.003, 0.9, 0.999, 1e-08, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.5}},
+     1000.0, {0, 3, 4, 17, 500, 999},
+     {{0x575835d1de7ad89d, 0x99cdef9586489ee1, 0x265d769a66fa23c8}, {0xfe1aff3cbab62771, 0xd15ccba5e8d2c03b, 0x37d4972fa99d5abf}, {0x485c369af2d83858, 0x9c8111f0338818b3, 0xb754751d7a3fe64a}, {0xdd5c90d258c8bfec, 0x19d738d5fdd9cdb8, 0xc705fed40073ec17}},
+     {-0x1.6a94a00000000p-1, -0x1.1ad6f60000000p-2, 0x1.c8e2080000000p-3}},
+    {"adagrad_float16", "Adagrad", "float16",
+     {{0.01, 0.9, 0.999, 0.0001, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0},
+      {0.003, 0.9, 0.999, 0.0001, 0.0, false, false, 0.0, 0.0, false, 0.0, 0.0}},
+     8.0, {3, 4, 17, 500, 999},
+     {{0xe4c231c17f7b3848, 0xfadfc69b86a29091, 0x65d9a31330e85ff4}, {0x06ec920e956c96f3, 0x0344f0358f32b484, 0x0336b195521e6f24}, {0xe2305092e7763c5f, 0x1877d90a9b69418e, 0x14814c85a8bcdc8d}, {0x388be27ea86b1011, 0x5d255dba6d685632, 0xa95ac74798c91b50}},
+     {-0x1.6780000000000p-1, -0x1.1ec0000000000p-2, 0x1.a900000000000p-3}},
+};
+
+}  // namespace halfstep::testing::golden
