@@ -1,6 +1,6 @@
 #pragma once
-/// Fused optimizers (halfstep::optim::Adam and its like in place of torch::optim's) and learning-rate
-/// schedules.
+/// Fused optimizers (halfstep::optim::Adam and its like in place of torch::optim's) and
+/// learning-rate schedules.
 
 #include "halfstep/optim/adagrad.h"
 #include "halfstep/optim/adam.h"
