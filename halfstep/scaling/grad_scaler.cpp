@@ -3,6 +3,7 @@
 #include "halfstep/core/device.h"
 #include "halfstep/core/error.h"
 #include "halfstep/scaling/device_copies.h"
+#include "halfstep/scaling/lbfgs_snapshot.h"
 
 #include <algorithm>
 #include <cmath>
@@ -11,7 +12,6 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/ones.h>
 #include <c10/util/Exception.h>
-#include <torch/optim/lbfgs.h>
 
 namespace halfstep {
 
@@ -119,19 +119,18 @@ StepResult GradScaler::step(torch::optim::Optimizer& optimizer,
     auto loss = step_and_clear_cache(optimizer, std::move(closure));
     return StepResult::known(true, {}, std::move(loss));
   }
-  HALFSTEP_CHECK_USAGE(closure == nullptr, kStep,
+  auto* lbfgs = dynamic_cast<torch::optim::LBFGS*>(&optimizer);
+  HALFSTEP_CHECK_USAGE(closure == nullptr || lbfgs != nullptr, kStep,
                        "step() must have no closure while the scaler is enabled, but got one; its "
                        "gradients would not be unscaled: call the closure's code before step(), or "
                        "use GradScalerOptions::enabled(false)");
-  HALFSTEP_CHECK_USAGE(dynamic_cast<torch::optim::LBFGS*>(&optimizer) == nullptr, kStep,
-                       "the optimizer must step without a closure, but got LBFGS; use another one, "
-                       "or GradScalerOptions::enabled(false)");
-  check_scale_exists(kStep);
+  if (lbfgs == nullptr) check_scale_exists(kStep);
   Record& record = records_[&optimizer];
   HALFSTEP_CHECK_USAGE(record.stage != Stage::stepped, kStep,
                        "step() must come once per optimizer and iteration, but this one was "
                        "stepped already since the last update(); call update() after the last "
                        "optimizer's step()");
+  if (lbfgs != nullptr) return step_lbfgs(*lbfgs, closure, record);
   auto* taker = dynamic_cast<TakesGradScale*>(&optimizer);
   return taker ? step_taking_scale(optimizer, *taker, record) : step_ordinary(optimizer, record);
 }
@@ -157,6 +156,51 @@ StepResult GradScaler::step_ordinary(torch::optim::Optimizer& optimizer, Record&
   auto loss = skip ? at::Tensor() : step_and_clear_cache(optimizer);
   record.stage = Stage::stepped;
   return StepResult::known(!skip, std::move(found_inf), std::move(loss));
+}
+
+namespace {
+/// Leaves LBFGS from within its closure.
+struct Overflow {};
+}  // namespace
+
+StepResult GradScaler::step_lbfgs(torch::optim::LBFGS& optimizer,
+                                  const torch::optim::Optimizer::LossClosure& closure,
+                                  Record& record) {
+  HALFSTEP_CHECK_USAGE(
+      closure != nullptr, kStep,
+      "LBFGS must have a closure, but got none; call scaler.step(lbfgs, closure) "
+      "with one that zeroes the gradients, calls scaler.scale(loss).backward() and "
+      "returns the loss");
+  HALFSTEP_CHECK_USAGE(record.stage == Stage::ready, kStep,
+                       "unscale_() must not be called for LBFGS, whose closure computes gradients "
+                       "anew, but it was; leave it out, step() unscales them");
+  detail::LbfgsSnapshot before(optimizer);
+  at::Tensor loss;
+  bool stepped = true;
+  try {
+    loss = step_and_clear_cache(optimizer, [&] {
+      // What LBFGS wrote between two evaluations must not be hidden by an old cast.
+      at::autocast::clear_cache();
+      auto value = closure();
+      check_scale_exists(kStep);
+      record.found_infs = divide_gradients(optimizer, kStep);
+      check_has_gradients(record.found_infs);
+      if (options_.check_overflow() && combine(record.found_infs).item<float>() != 0)
+        throw Overflow();
+      return value;
+    });
+  } catch (const Overflow&) {
+    before.restore();
+    at::autocast::clear_cache();
+    stepped = false;
+  } catch (...) {
+    before.restore();
+    at::autocast::clear_cache();
+    records_.erase(&optimizer);
+    throw;
+  }
+  record.stage = Stage::stepped;
+  return StepResult::known(stepped, combine(record.found_infs), std::move(loss));
 }
 
 StepResult GradScaler::step_taking_scale(torch::optim::Optimizer& optimizer, TakesGradScale& taker,

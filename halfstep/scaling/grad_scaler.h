@@ -13,6 +13,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include <torch/optim/lbfgs.h>
 #include <torch/optim/optimizer.h>
 #include <torch/serialize/archive.h>
 
@@ -81,9 +82,25 @@ class GradScaler {
   /// changed after `unscale_` are not checked again. Without `check_overflow` the step is always
   /// taken and nothing syncs. Where disabled: `optimizer.step(closure)`.
   /// Throws UsageError before `scale`, for a second call before `update`, where no parameter has a
-  /// gradient, and, where enabled, for a closure or LBFGS: a closure would compute new gradients
-  /// that nobody unscales. Differences from Python: a positional closure runs unchecked there, and
-  /// an optimizer that takes the scale steps there without gradients.
+  /// gradient, and, where enabled, for a closure with another optimizer than LBFGS: it would
+  /// compute new gradients that nobody unscales. Differences from Python: a positional closure runs
+  /// unchecked there, and an optimizer that takes the scale steps there without gradients.
+  ///
+  /// LBFGS needs its closure, which computes gradients of the scaled loss and returns the loss
+  /// itself:
+  ///
+  ///   scaler.step(lbfgs, [&] {
+  ///     lbfgs.zero_grad();
+  ///     const auto loss = compute_loss();
+  ///     scaler.scale(loss).backward();
+  ///     return loss;
+  ///   });
+  ///
+  /// The gradients of every evaluation are unscaled and checked (one sync each). Where one has an
+  /// inf or NaN the whole step counts as skipped: parameters and LBFGS's state are put back to what
+  /// they were before it, for which a copy of both is kept during the step. The same happens where
+  /// the closure throws. Difference from Python, which cannot step LBFGS under a scaler: there its
+  /// closure would run with scaled gradients.
   StepResult step(torch::optim::Optimizer& optimizer,
                   torch::optim::Optimizer::LossClosure closure = nullptr);
 
@@ -174,6 +191,8 @@ class GradScaler {
                                Record& record);
   StepResult step_ordinary(torch::optim::Optimizer& optimizer, Record& record);
   at::Tensor all_found_infs() const;
+  StepResult step_lbfgs(torch::optim::LBFGS& optimizer,
+                        const torch::optim::Optimizer::LossClosure& closure, Record& record);
 
   GradScalerOptions options_;
   detail::ScaleState scale_state_;

@@ -100,7 +100,8 @@ TEST_P(ScalerMisuse, Closures) {
   EXPECT_ERROR(scaler_->step(*optimizer_, [&] { return (parameter_ * 2).sum(); }), UsageError,
                "[GradScaler::step]", "no closure", "enabled(false)");
   torch::optim::LBFGS lbfgs(std::vector<at::Tensor>{parameter_});
-  EXPECT_ERROR(scaler_->step(lbfgs), UsageError, "got LBFGS", "use another one");
+  EXPECT_ERROR(scaler_->step(lbfgs), UsageError, "LBFGS must have a closure", "but got none",
+               "scaler.step(lbfgs, closure)");
   expect_gradient(16);
   EXPECT_TRUE(scaler_->step(*optimizer_).stepped());
 }
