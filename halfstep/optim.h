@@ -5,6 +5,7 @@
 #include "halfstep/optim/adagrad.h"
 #include "halfstep/optim/adam.h"
 #include "halfstep/optim/fused_optimizer.h"
+#include "halfstep/optim/gradient_dtype.h"
 #include "halfstep/optim/lr_scheduler.h"
 #include "halfstep/optim/momentum.h"
 #include "halfstep/optim/one_cycle.h"

@@ -1,5 +1,6 @@
 #include "halfstep/autocast/autocast.h"
 
+#include "halfstep/autocast/cast_cache.h"
 #include "halfstep/core/device.h"
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
@@ -69,7 +70,7 @@ Autocast::Autocast(const AutocastOptions& options)
   dtype_ = enabled_ ? options.dtype().value_or(previous_dtype_) : previous_dtype_;
   enabled_ = enabled_ && check_enabled(device_type_, dtype_);
 
-  if (!continues_surroundings()) at::autocast::clear_cache();
+  if (!continues_surroundings()) detail::clear_cast_cache();
   at::autocast::set_autocast_enabled(device_type_, enabled_);
   at::autocast::set_autocast_dtype(device_type_, dtype_);
   at::autocast::set_autocast_cache_enabled(
@@ -86,7 +87,7 @@ Autocast::~Autocast() {
         "this one did not; keep the guard on the stack");
   innermost = surrounding_;
   const bool outermost = at::autocast::decrement_nesting() == 0;
-  if (outermost || !continues_surroundings()) at::autocast::clear_cache();
+  if (outermost || !continues_surroundings()) detail::clear_cast_cache();
   at::autocast::set_autocast_enabled(device_type_, previous_enabled_);
   at::autocast::set_autocast_dtype(device_type_, previous_dtype_);
   at::autocast::set_autocast_cache_enabled(previous_cache_enabled_);

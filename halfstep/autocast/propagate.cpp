@@ -1,5 +1,7 @@
 #include "halfstep/autocast/propagate.h"
 
+#include "halfstep/autocast/cast_cache.h"
+
 #include <ATen/autocast_mode.h>
 
 namespace halfstep::detail {
@@ -14,7 +16,7 @@ PropagatedStateGuard::PropagatedStateGuard(const PropagatedState& state)
 }
 
 PropagatedStateGuard::~PropagatedStateGuard() {
-  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  if (at::autocast::decrement_nesting() == 0) clear_cast_cache();
   at::autocast::set_autocast_cache_enabled(previous_cache_enabled_);
 }
 

@@ -1,12 +1,12 @@
 #include "halfstep/optim/fused_optimizer.h"
 
+#include "halfstep/autocast/cast_cache.h"
 #include "halfstep/optim/layout.h"
 #include "halfstep/scaling/device_copies.h"
 
 #include <typeinfo>
 #include <unordered_set>
 
-#include <ATen/autocast_mode.h>
 #include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_sub.h>
 #include <c10/core/GradMode.h>
@@ -115,7 +115,7 @@ at::Tensor FusedOptimizer::step(LossClosure closure) {
   check_factor(grad_scale, "grad_scale", where_);
   check_factor(found_inf, "found_inf", where_);
   step_with_aten(detail::collect_items(*this, where_));
-  at::autocast::clear_cache();
+  halfstep::detail::clear_cast_cache();
   return loss;
 }
 

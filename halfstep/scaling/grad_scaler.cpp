@@ -1,5 +1,6 @@
 #include "halfstep/scaling/grad_scaler.h"
 
+#include "halfstep/autocast/cast_cache.h"
 #include "halfstep/core/device.h"
 #include "halfstep/core/error.h"
 #include "halfstep/scaling/device_copies.h"
@@ -9,7 +10,6 @@
 #include <cmath>
 #include <utility>
 
-#include <ATen/autocast_mode.h>
 #include <ATen/ops/ones.h>
 #include <c10/util/Exception.h>
 
@@ -26,7 +26,7 @@ constexpr const char* kLoadState = "GradScaler::load_state";
 at::Tensor step_and_clear_cache(torch::optim::Optimizer& optimizer,
                                 torch::optim::Optimizer::LossClosure closure = nullptr) {
   auto loss = optimizer.step(std::move(closure));
-  at::autocast::clear_cache();
+  detail::clear_cast_cache();
   return loss;
 }
 
@@ -180,7 +180,7 @@ StepResult GradScaler::step_lbfgs(torch::optim::LBFGS& optimizer,
   try {
     loss = step_and_clear_cache(optimizer, [&] {
       // What LBFGS wrote between two evaluations must not be hidden by an old cast.
-      at::autocast::clear_cache();
+      detail::clear_cast_cache();
       auto value = closure();
       check_scale_exists(kStep);
       record.found_infs = divide_gradients(optimizer, kStep);
@@ -191,11 +191,11 @@ StepResult GradScaler::step_lbfgs(torch::optim::LBFGS& optimizer,
     });
   } catch (const Overflow&) {
     before.restore();
-    at::autocast::clear_cache();
+    detail::clear_cast_cache();
     stepped = false;
   } catch (...) {
     before.restore();
-    at::autocast::clear_cache();
+    detail::clear_cast_cache();
     records_.erase(&optimizer);
     throw;
   }

@@ -1,0 +1,194 @@
+#include "halfstep/autocast/shadow_weights.h"
+
+#include "halfstep/autocast/cast_cache.h"
+#include "halfstep/autocast/lower_precision_ops.h"
+#include "halfstep/core/dtype.h"
+#include "halfstep/core/error.h"
+#include "halfstep/core/libtorch.h"
+
+#include <atomic>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+
+#include <ATen/autocast_mode.h>
+#include <ATen/ops/_foreach_copy.h>
+#include <ATen/ops/empty_like.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/autograd/functions/utils.h>
+
+namespace halfstep {
+
+namespace {
+
+constexpr const char* kWhere = "ShadowWeights";
+
+/// Hands the gradient of a copy to its weight; autograd casts it to the dtype the weight takes.
+class ShadowBackward final : public torch::autograd::Node {
+ public:
+  using torch::autograd::Node::Node;
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
+    return std::move(gradients);
+  }
+  std::string name() const override { return "ShadowBackward"; }
+};
+
+struct Entry {
+  at::Tensor copy = {};
+  uint32_t version = 0;           // of the weight when the copy was written
+  const void* address = nullptr;  // likewise
+  uint64_t epoch = 0;             // of the cast cache when the alias was made
+  at::Tensor alias = {};          // of the copy, with a ShadowBackward to the weight
+};
+
+/// What the kernels ask. Never destroyed: they outlive everything.
+struct Entries {
+  std::mutex mutex;
+  std::unordered_map<const c10::TensorImpl*, Entry> of_weight;
+  std::atomic<int64_t> uses = 0;
+};
+
+Entries& entries() {
+  static auto& all = *new Entries();
+  return all;
+}
+
+void note_written(Entry& entry, const at::Tensor& weight) {
+  entry.version = weight._version();
+  entry.address = weight.const_data_ptr();
+  entry.alias.reset();
+}
+
+/// Shares the copy's memory and version counter, so that autograd notices a write before backward.
+at::Tensor make_alias(const at::Tensor& weight, const at::Tensor& copy) {
+  auto alias = copy.detach();
+  torch::autograd::set_history(
+      alias, detail::make_node<ShadowBackward>(torch::autograd::collect_next_edges(weight)));
+  return alias;
+}
+
+bool is_transpose(const at::TensorBase& view, const at::TensorBase& of) {
+  return of.dim() == 2 && view.dim() == 2 && view.size(0) == of.size(1) &&
+         view.size(1) == of.size(0) && view.stride(0) == of.stride(1) &&
+         view.stride(1) == of.stride(0) && view.storage_offset() == of.storage_offset();
+}
+
+/// What stands in for `argument`; undefined where nothing does.
+at::Tensor stand_in(const at::Tensor& argument, c10::DeviceType device_type) {
+  auto& all = entries();
+  const std::lock_guard lock(all.mutex);
+  auto found = all.of_weight.find(argument.unsafeGetTensorImpl());
+  const bool view = found == all.of_weight.end() && argument.is_view();
+  const at::TensorBase& weight = view ? argument._base() : argument;
+  if (view) found = all.of_weight.find(weight.unsafeGetTensorImpl());
+  if (found == all.of_weight.end()) return {};
+  auto& entry = found->second;
+  if (weight.device().type() != device_type ||
+      entry.copy.scalar_type() != at::autocast::get_autocast_dtype(device_type) ||
+      weight._version() != entry.version || weight.const_data_ptr() != entry.address)
+    return {};
+  const bool transposed = view && is_transpose(argument, weight);
+  if (view && !transposed) return {};
+  ++all.uses;
+  if (!at::GradMode::is_enabled() || !weight.requires_grad())
+    return transposed ? entry.copy.t() : entry.copy;
+  // Stock autocast casts a view at each use, so the gradients of its uses are added in float32;
+  // it keeps the cast of a weight for the region, so theirs are added in 16 bits.
+  if (transposed) return make_alias(at::Tensor(weight), entry.copy).t();
+  if (!at::autocast::is_autocast_cache_enabled()) return make_alias(at::Tensor(weight), entry.copy);
+  const auto epoch = detail::cast_cache_epoch();
+  if (!entry.alias.defined() || entry.epoch != epoch) {
+    entry.alias = make_alias(at::Tensor(weight), entry.copy);
+    entry.epoch = epoch;
+  }
+  return entry.alias;
+}
+
+void use_copies(c10::DeviceType device_type, c10::IValue* begin, c10::IValue* end) {
+  for (auto* value = begin; value != end; ++value) {
+    if (!value->isTensor()) continue;
+    const auto& argument = value->toTensor();
+    if (!argument.defined() || argument.is_inference() || argument.scalar_type() != c10::kFloat)
+      continue;
+    // Results of other ops are never weights.
+    if (!argument.is_leaf() && !argument.is_view()) continue;
+    if (auto copy = stand_in(argument, device_type); copy.defined()) *value = std::move(copy);
+  }
+}
+
+void check_parameter(const at::Tensor& parameter) {
+  HALFSTEP_CHECK_USAGE(
+      parameter.defined() && parameter.scalar_type() == c10::kFloat && parameter.is_leaf() &&
+          parameter.requires_grad() && !parameter.is_inference(),
+      kWhere, "parameters must be float32 leaves that require a gradient, but got ",
+      parameter.defined() ? parameter.toString() : "an undefined tensor", "; leave the others out");
+  HALFSTEP_CHECK_USAGE(
+      parameter.layout() == c10::kStrided && (parameter.is_cpu() || parameter.is_cuda()), kWhere,
+      "parameters must be dense and on CPU or CUDA, but got one on ", parameter.device(),
+      "; leave it out");
+}
+
+void unregister(Entries& all, const std::vector<at::Tensor>& parameters, size_t count) {
+  for (size_t i = 0; i < count; ++i) all.of_weight.erase(parameters[i].unsafeGetTensorImpl());
+}
+
+void register_all(const std::vector<at::Tensor>& parameters,
+                  const std::vector<at::Tensor>& copies) {
+  auto& all = entries();
+  const std::lock_guard lock(all.mutex);
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const bool is_new =
+        all.of_weight.try_emplace(parameters[i].unsafeGetTensorImpl(), Entry{.copy = copies[i]})
+            .second;
+    if (!is_new) unregister(all, parameters, i);
+    HALFSTEP_CHECK_USAGE(is_new, kWhere, "a parameter must have one copy, but parameter ", i,
+                         " has one already; list each once, and make one ShadowWeights");
+  }
+}
+
+}  // namespace
+
+ShadowWeights::ShadowWeights(std::vector<at::Tensor> parameters, c10::ScalarType dtype)
+    : parameters_(std::move(parameters)), dtype_(dtype) {
+  HALFSTEP_CHECK_USAGE(is_low_precision(dtype), kWhere,
+                       "dtype must be float16 or bfloat16, but got ", dtype_name(dtype),
+                       "; use the dtype of the autocast region");
+  // The copies change in place later, which inference tensors don't allow.
+  const c10::InferenceMode normal_mode(false);
+  const at::NoGradGuard no_grad;
+  for (const auto& parameter : parameters_) {
+    check_parameter(parameter);
+    copies_.push_back(at::empty_like(parameter, parameter.options().dtype(dtype)));
+  }
+  register_all(parameters_, copies_);
+  refresh();
+  for (const auto& parameter : parameters_)
+    detail::prepare_lower_precision_ops(parameter.device().type(), &use_copies);
+}
+
+ShadowWeights::~ShadowWeights() {
+  auto& all = entries();
+  const std::lock_guard lock(all.mutex);
+  unregister(all, parameters_, parameters_.size());
+}
+
+void ShadowWeights::written() {
+  auto& all = entries();
+  const std::lock_guard lock(all.mutex);
+  for (size_t i = 0; i < copies_.size(); ++i) {
+    copies_[i].unsafeGetTensorImpl()->bump_version();
+    note_written(all.of_weight.at(parameters_[i].unsafeGetTensorImpl()), parameters_[i]);
+  }
+}
+
+void ShadowWeights::refresh() {
+  const at::NoGradGuard no_grad;
+  if (!copies_.empty()) at::_foreach_copy_(copies_, parameters_);
+  written();
+}
+
+int64_t ShadowWeights::uses() {
+  return entries().uses;
+}
+
+}  // namespace halfstep

@@ -1,0 +1,27 @@
+#pragma once
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include <torch/csrc/autograd/edge.h>
+#include <torch/csrc/autograd/function.h>
+
+/// What differs between the LibTorch versions halfstep builds with (2.11 to 2.15), and nothing
+/// else.
+namespace halfstep::detail {
+
+/// How an autograd edge holds its node: std::shared_ptr in 2.11, c10::intrusive_ptr in 2.15.
+using NodePtr = decltype(torch::autograd::Edge::function);
+
+template <class NodeType, class Ptr = NodePtr, class... Args>
+Ptr make_node(Args&&... args) {
+  if constexpr (std::is_same_v<Ptr, std::shared_ptr<torch::autograd::Node>>) {
+    // The function that deletes nodes is found by its argument: LibTorch 2.15 has none.
+    return Ptr(new NodeType(std::forward<Args>(args)...), [](auto* node) { deleteNode(node); });
+  } else {
+    return Ptr(std::unique_ptr<torch::autograd::Node>(
+        std::make_unique<NodeType>(std::forward<Args>(args)...)));
+  }
+}
+
+}  // namespace halfstep::detail
