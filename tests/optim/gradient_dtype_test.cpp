@@ -79,7 +79,7 @@ TEST_P(GradientDtype, ScalerUnscalesThem) {
   scaler.scale(loss()).backward();
   EXPECT_TRUE(scaler.step(optimizer).stepped());
   testing::expect_same_bits(weight.grad(), expected);
-  testing::expect_close(weight.detach(), before - 0.1 * expected,
+  testing::expect_close(weight.detach(), before - 0.1 * expected.to(torch::kFloat),
                         testing::tolerance(torch::kFloat, "update"));
 }
 
