@@ -6,7 +6,7 @@
 namespace halfstep::optim {
 
 /// Mark of optimizer options that have a momentum, beside torch::optim::OptimizerOptions. Those of
-/// LibTorch (SGD, RMSprop, Adam, AdamW) need none.
+/// LibTorch and of halfstep (SGD, RMSprop, Adam, AdamW) need none.
 class MomentumOptions {
  public:
   virtual ~MomentumOptions() = default;

@@ -1,8 +1,10 @@
 #include "halfstep/optim/lr_scheduler.h"
 
 #include "halfstep/core/error.h"
+#include "halfstep/optim/adam.h"
 #include "halfstep/optim/momentum.h"
 #include "halfstep/optim/one_cycle.h"
+#include "halfstep/optim/sgd.h"
 #include "halfstep/scaling/grad_scaler.h"
 
 #include <sstream>
@@ -137,11 +139,17 @@ TEST(Momentum, IsThatOfEachOptimizersOptions) {
   torch::optim::RMSpropOptions rmsprop;
   torch::optim::AdamOptions adam;
   torch::optim::AdamWOptions adamw;
+  SGDOptions own_sgd(0.1);
+  AdamOptions own_adam;
+  AdamWOptions own_adamw;
   for (torch::optim::OptimizerOptions* options :
        {static_cast<torch::optim::OptimizerOptions*>(&sgd),
         static_cast<torch::optim::OptimizerOptions*>(&rmsprop),
         static_cast<torch::optim::OptimizerOptions*>(&adam),
-        static_cast<torch::optim::OptimizerOptions*>(&adamw)}) {
+        static_cast<torch::optim::OptimizerOptions*>(&adamw),
+        static_cast<torch::optim::OptimizerOptions*>(&own_sgd),
+        static_cast<torch::optim::OptimizerOptions*>(&own_adam),
+        static_cast<torch::optim::OptimizerOptions*>(&own_adamw)}) {
     set_momentum(*options, 0.7);
     EXPECT_EQ(get_momentum(*options), 0.7);
   }
