@@ -1,0 +1,28 @@
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "benchmarks/workload.h"
+
+namespace halfstep::benchmarks {
+
+/// One training step; the loss it computed.
+using Step = std::function<at::Tensor()>;
+
+/// A way to train: what differs between two rows of the benchmark's table.
+struct Variant {
+  std::string name;
+  bool images_only = false;    ///< Makes sense for resnet18 alone.
+  bool channels_last = false;  ///< Of the network and its input.
+  /// Makes the step. `autocast`: in bfloat16, else the variant's own float32.
+  std::function<Step(std::shared_ptr<train::Model>, Batch, bool autocast)> make_step;
+};
+
+/// Ours. A new one is an entry here.
+const std::vector<Variant>& variants();
+
+/// Throws UsageError for an unknown name.
+const Variant& find_variant(const std::string& name);
+
+}  // namespace halfstep::benchmarks
