@@ -1,10 +1,11 @@
 # Each of these sets up what it needs, from a bare Debian 12 on; the second time nothing is left to set up.
 
-.PHONY: help train test setup build format tidy clean
+.PHONY: help train test bench setup build format tidy clean
 
 help:
 	@echo 'make train    train the MNIST network in mixed precision'
 	@echo 'make test     build everything and run the tests'
+	@echo 'make bench    time training steps beside Python PyTorch; BENCH_ARGS=--quick for a minute'
 	@echo 'make setup    install what the build needs: Debian packages and LibTorch'
 	@echo 'make build    build everything (release)'
 	@echo 'make format   format all C++ files'
@@ -17,6 +18,14 @@ train: setup
 
 test: build
 	@scripts/test release
+
+# BENCH_PYTHON: a Python with PyTorch of the same version, instead of setting one up (6 GB).
+bench: setup
+ifndef BENCH_PYTHON
+	@scripts/setup-bench
+endif
+	@scripts/build release halfstep_bench_worker
+	@python3 benchmarks/bench.py $(if $(BENCH_PYTHON),--python $(BENCH_PYTHON)) $(BENCH_ARGS)
 
 setup:
 	@scripts/setup

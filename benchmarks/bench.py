@@ -2,7 +2,7 @@
 """Times training steps of halfstep beside those of Python PyTorch of the same version: `make bench`, or
 
     benchmarks/bench.py [--workloads gpt,…] [--variants REGEX] [--samples 9] [--seconds 0.25] [--output FOLDER] [--docs]
-    benchmarks/bench.py --quick              a minute: that everything runs; its times mean nothing
+    benchmarks/bench.py --quick              a minute, nothing compiled: that everything runs; its times mean nothing
     benchmarks/bench.py --budget-mib 512     the largest batch of gpt and resnet18 whose tensors fit, ours and theirs
 
 Both sides are processes with the same environment that hold all variants of a workload and take turns; before and after each
@@ -34,13 +34,15 @@ FIRST_LOSS = {"fp32": 1e-4, "bf16": 1e-2}
 THIRD_LOSS = 0.15
 
 
-def entries_of(workload, hello, pattern):
+def entries_of(workload, hello, pattern, quick):
     """What is timed: (side, variant, precision)."""
     for side, answer in hello.items():
         for variant in answer["variants"]:
             if variant["images_only"] and workload != "resnet18":
                 continue
             for precision in PRECISIONS:
+                if quick and "compiled" in variant["name"]:
+                    continue
                 if re.search(pattern, f"{side}/{variant['name']}/{precision}"):
                     yield side, variant["name"], precision
     yield "ours", "products", "bf16"
@@ -78,7 +80,7 @@ def measure(workload, arguments, log):
             file = os.path.join(folder, "start.safetensors")
             workers["Python"].ask("export", workload=workload, file=file, batch=batch)
         prepared = {}
-        for key in entries_of(workload, workers.hello, arguments.variants):
+        for key in entries_of(workload, workers.hello, arguments.variants, arguments.quick):
             side, variant, precision = key
             prepared[key] = workers[side].ask("prepare", id="/".join(key), workload=workload, variant=variant,
                                               precision=precision, file=file, batch=batch)

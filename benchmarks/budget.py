@@ -1,16 +1,13 @@
 """The largest batch whose tensors fit a budget, counted like the peak bytes of the table: weights, batch, optimizer state, gradients
 and activations of the first three steps."""
 import os
+import re
 import tempfile
 
 import workers as processes
 
 MIB = 1 << 20
-# side, variant, precision; variants a side lacks are left out
-CANDIDATES = {
-    "resnet18": ("fused", "fused, channels_last"),
-    "gpt": ("fused",),
-}
+WORKLOADS = ("resnet18", "gpt")
 
 
 def total_bytes(workers, file, workload, side, variant, precision, batch):
@@ -50,12 +47,16 @@ def largest_batches(arguments, log):
     with processes.Workers(arguments.worker, arguments.python, arguments.threads, arguments.wait, log) as workers, \
             tempfile.TemporaryDirectory(prefix="halfstep-bench-") as folder:
         file = os.path.join(folder, "start.safetensors") if "Python" in workers.sides else ""
-        for workload in (w for w in CANDIDATES if w in arguments.workloads):
+        for workload in (w for w in WORKLOADS if w in arguments.workloads):
             for side, hello in workers.hello.items():
-                known = [v["name"] for v in hello["variants"]]
-                for variant in (v for v in CANDIDATES[workload] if v in known):
+                for variant in hello["variants"]:
+                    if variant["images_only"] and workload != "resnet18":
+                        continue
                     for precision in ("bf16", "fp32"):
+                        name = variant["name"]
+                        if not re.search(arguments.variants, f"{side}/{name}/{precision}"):
+                            continue
                         batch = largest_batch(
-                            lambda n: total_bytes(workers, file, workload, side, variant, precision, n), arguments.budget_mib * MIB)
-                        rows.append({"workload": workload, "side": side, "variant": variant, "precision": precision, "batch": batch})
+                            lambda n: total_bytes(workers, file, workload, side, name, precision, n), arguments.budget_mib * MIB)
+                        rows.append({"workload": workload, "side": side, "variant": name, "precision": precision, "batch": batch})
         return {"mib": arguments.budget_mib, "rows": rows}, workers.hello

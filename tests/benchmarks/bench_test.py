@@ -1,0 +1,68 @@
+"""The arithmetic of the benchmark: which samples count, and the search for the largest batch."""
+import pathlib
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
+import budget  # noqa: E402
+import report  # noqa: E402
+import statistics_of  # noqa: E402
+
+
+def sample(seconds, reference):
+    return {"seconds": seconds, "reference": reference}
+
+
+class Summaries(unittest.TestCase):
+    def test_disturbed_samples_are_dropped_and_counted(self):
+        s = statistics_of.summarize([sample(1.0, 100), sample(9.0, 79), sample(3.0, 80), sample(2.0, 90)], 100)
+        self.assertEqual((s["kept"], s["dropped"], s["median"], s["min"], s["max"]), (3, 1, 2.0, 1.0, 3.0))
+        self.assertEqual(s["spread"], 0.5)  # quartiles 1.5 and 2.5
+        self.assertNotIn("median", statistics_of.summarize([sample(1.0, 10)], 100))
+
+    def test_five_percent_count_as_equal(self):
+        self.assertEqual([statistics_of.verdict(r) for r in (0.94, 0.951, 1.049, 1.06)], ["slower", "equal", "equal", "faster"])
+
+
+def row(side, variant, precision, seconds, peak_bytes):
+    return {"side": side, "variant": variant, "precision": precision, "median": seconds, "spread": 0.1, "kept": 9, "dropped": 0,
+            "peak_bytes": peak_bytes}
+
+
+class Tables(unittest.TestCase):
+    measured = {"workload": "mlp_small", "rows": [
+        row("ours", "a", "bf16", 0.001, 100), row("ours", "a", "fp32", 0.003, 150), row("Python", "default", "bf16", 0.004, 120),
+        row("Python", "fused, compiled forward", "bf16", 0.002, 110), row("Python", "fused", "bf16", 0.0025, 90),
+        row("ours", "products", "bf16", 0.0005, 0)]}
+
+    def test_goals_compare_with_the_variant_they_name(self):
+        got = {kind: report.reached(self.measured, kind) for kind in ("best", "default", "eager", "float32", "bytes")}
+        self.assertEqual({k: round(v, 6) for k, v in got.items()},
+                         {"best": 2, "default": 4, "eager": 2.5, "float32": 3, "bytes": round(100 / 90, 6)})
+
+    def test_a_row_has_every_ratio(self):
+        ours = next(line for line in report.table(self.measured) if line.startswith("| ours | a, bf16"))
+        self.assertEqual([c.strip() for c in ours.strip("|").split("|")],
+                         ["ours", "a, bf16", "1.000", "10%", "2.00 × (faster)", "3.00 ×", "2.00", "0.0", "9 of 9"])
+
+
+class Budget(unittest.TestCase):
+    def test_finds_the_largest_batch(self):
+        for bytes_of in (lambda n: 100 + 7 * n, lambda n: 100 + 7 * n + n % 3, lambda n: n * n, lambda n: 50 * (n // 10) + n):
+            for limit in range(1, 3000, 37):
+                asked = []
+
+                def counted(n):
+                    asked.append(n)
+                    return bytes_of(n)
+
+                found = budget.largest_batch(counted, limit)
+                wanted = max((n for n in range(1, 3001) if bytes_of(n) <= limit), default=0)
+                if bytes_of(2) - bytes_of(1) in (7, 3):  # rising throughout
+                    self.assertEqual(found, wanted)
+                self.assertTrue(found == 0 or bytes_of(found) <= limit < bytes_of(found + 1))
+                self.assertLess(len(asked), 40)
+
+
+if __name__ == "__main__":
+    unittest.main()
