@@ -1,5 +1,5 @@
 """The largest batch whose tensors fit a budget, counted like the peak bytes of the table: weights, batch, optimizer state, gradients
-and activations of the first three steps."""
+and activations of the first two steps: the second has everything."""
 import os
 import re
 import tempfile
@@ -13,7 +13,8 @@ WORKLOADS = ("resnet18", "gpt")
 def total_bytes(workers, file, workload, side, variant, precision, batch):
     if file:
         workers["Python"].ask("export", workload=workload, file=file, batch=batch)
-    reply = workers[side].ask("prepare", id="budget", workload=workload, variant=variant, precision=precision, file=file, batch=batch)
+    reply = workers[side].ask("prepare", id="budget", workload=workload, variant=variant, precision=precision, file=file, batch=batch,
+                                steps=2)
     workers[side].ask("forget", id="budget")
     return reply["state_bytes"] + reply["peak_bytes"]
 
@@ -23,22 +24,19 @@ def largest_batch(bytes_of, budget):
     low, low_bytes = 1, bytes_of(1)
     if low_bytes > budget:
         return 0
-    high = 4
-    while (high_bytes := bytes_of(high)) <= budget:
-        low, low_bytes, high = high, high_bytes, high * 4
-    while high - low > 1:
-        slope = (high_bytes - low_bytes) / (high - low)
-        middle = min(high - 1, max(low + 1, low + int((budget - low_bytes) / slope)))
-        middle_bytes = bytes_of(middle)
-        if middle_bytes <= budget:
-            low, low_bytes = middle, middle_bytes
-            # The line's next guess is often this one again: look just above it.
-            if high - low > 1 and (above := bytes_of(low + 1)) > budget:
-                return low
-            elif high - low > 1:
-                low, low_bytes = low + 1, above
-        else:
-            high, high_bytes = middle, middle_bytes
+    other, other_bytes = 8, bytes_of(8)
+    high = None  # the smallest known not to fit
+    while high is None or high - low > 1:
+        if other > low and other_bytes <= budget:
+            low, low_bytes, other, other_bytes = other, other_bytes, low, low_bytes
+        elif other > low:
+            high = min(other, high or other)
+        if high is not None and high - low <= 1:
+            break
+        slope = (other_bytes - low_bytes) / (other - low)
+        guess = low + int((budget - low_bytes) / slope) if slope > 0 else low + 1
+        guess = max(low + 1, min(guess, 16 * low if high is None else high - 1))
+        other, other_bytes = guess, bytes_of(guess)
     return low
 
 

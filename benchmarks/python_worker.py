@@ -124,7 +124,7 @@ def prepare(request, steps):
     state = counter.tensor_bytes_now() - before
     counter.tensor_bytes_reset_peak()
     losses, seconds = [], []
-    for _ in range(3):
+    for _ in range(request.get("steps", 3)):
         start = time.perf_counter()
         losses.append(step().item())
         seconds.append(time.perf_counter() - start)

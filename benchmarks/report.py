@@ -32,7 +32,13 @@ def machine():
 
 
 def command(arguments):
-    return "make bench" + (f" BENCH_ARGS={shlex.quote(' '.join(arguments))}" if arguments else "")
+    """As one would type it anywhere: without the places of this machine."""
+    arguments = list(arguments)
+    for option in ("--python", "--worker", "--output"):
+        while option in arguments:
+            at = arguments.index(option)
+            del arguments[at:at + 2]
+    return "make bench" + (f" BENCH_ARGS={shlex.quote(shlex.join(arguments))}" if arguments else "")
 
 
 class Rows:

@@ -3,7 +3,7 @@
 //
 //   {"do": "hello"}                                    versions, threads, variants
 //   {"do": "check_bytes"}                              counts a known case
-//   {"do": "prepare", "id", "workload", "variant", "precision", "file", "batch"}
+//   {"do": "prepare", "id", "workload", "variant", "precision", "file", "batch", "steps"}
 //                                                      the first losses, bytes and seconds of steps
 //   {"do": "sample", "id", "steps"}                    seconds, and the rate of the reference
 //   product
@@ -75,10 +75,10 @@ Json check_bytes() {
   return result;
 }
 
-// Seconds of the first three steps.
-std::vector<double> timed(const Step& step, std::vector<double>* losses) {
+// Seconds of the first steps.
+std::vector<double> timed(const Step& step, int steps, std::vector<double>* losses) {
   std::vector<double> seconds;
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < steps; ++i) {
     const double start = seconds_now();
     const auto loss = step();
     if (losses) losses->push_back(loss.item<double>());
@@ -93,7 +93,7 @@ Json prepare(const Json& request, Step& step) {
   const std::string variant = request.at("variant");
   if (variant.starts_with("products")) {
     step = products(workload, variant.ends_with("channels_last"));
-    return {{"seconds", timed(step, nullptr)}};
+    return {{"seconds", timed(step, 3, nullptr)}};
   }
   const Variant& chosen = find_variant(variant);
   const std::string file = request.value("file", "");
@@ -105,7 +105,7 @@ Json prepare(const Json& request, Step& step) {
   const int64_t state = tensor_bytes_now() - before;
   tensor_bytes_reset_peak();
   std::vector<double> losses;
-  const auto seconds = timed(step, &losses);
+  const auto seconds = timed(step, request.value("steps", 3), &losses);
   const int64_t peak = tensor_bytes_peak() - before - state;
   tensor_bytes_stop();
   return {{"losses", losses}, {"seconds", seconds}, {"state_bytes", state}, {"peak_bytes", peak}};
