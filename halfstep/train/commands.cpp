@@ -32,7 +32,9 @@ void print_run(const Trainer& trainer, const RunOptions& options, const std::str
              parts.train_loader->dataset().size(), parts.train_loader->num_batches(),
              parts.train_loader->options().batch_size, parts.max_epochs);
   if (trainer.put_aside())
-    fmt::print("the earlier run there was moved to {}\n", trainer.put_aside()->string());
+    fmt::print("{} there {} moved to {}\n",
+               options.resume ? "checkpoints that are not this run's past" : "the earlier run",
+               options.resume ? "were" : "was", trainer.put_aside()->string());
   if (!trainer.resumed_from().empty())
     fmt::print("resumed from {} after step {}\n", trainer.resumed_from().string(),
                trainer.progress().step);
@@ -47,14 +49,31 @@ void print_dtypes(const Trainer& trainer) {
              trainer.steps_of_this_process(), trainer.dtypes().summary());
 }
 
+std::string in_quotes(const std::string& word) {
+  constexpr const char* plain =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-./=:+,";
+  return !word.empty() && word.find_first_not_of(plain) == word.npos ? word : "'" + word + "'";
+}
+
+// The saved config has every option in it but the device.
+std::string resume_command(const Trainer& trainer, const std::string& program) {
+  const auto& work_dir = trainer.work_dir();
+  auto command =
+      fmt::format("{} train {} --work-dir {} --resume", in_quotes(program),
+                  in_quotes(work_dir.config_file().string()), in_quotes(work_dir.root().string()));
+  if (trainer.device() != parse_device("auto")) command += " --device " + trainer.device().str();
+  return command;
+}
+
 }  // namespace
 
-int train_command(Config config, const RunOptions& options, const std::string& config_name) {
+int train_command(Config config, const RunOptions& options, const std::string& config_name,
+                  const std::string& program) {
   Trainer trainer(std::move(config), options);
   print_run(trainer, options, config_name);
   const auto outcome = trainer.train();
   print_dtypes(trainer);
-  const auto checkpoint = trainer.work_dir().checkpoint_file(trainer.progress().step);
+  const auto checkpoint = trainer.save_checkpoint();
   if (outcome == Trainer::Outcome::finished) {
     if (trainer.progress().skipped_steps > 0)
       fmt::print("{} of {} steps were skipped because a gradient overflowed\n",
@@ -64,9 +83,9 @@ int train_command(Config config, const RunOptions& options, const std::string& c
   }
   const int signal = trainer.stop_signal();
   fmt::print(
-      "stopped {} after step {}: saved {}; go on with --resume\n",
+      "stopped {} after step {}: saved {}; go on with\n  {}\n",
       signal != 0 ? fmt::format("by SIG{}", ::sigabbrev_np(signal)) : std::string("by a hook"),
-      trainer.progress().step, checkpoint.string());
+      trainer.progress().step, checkpoint.string(), resume_command(trainer, program));
   return signal != 0 ? 128 + signal : 0;
 }
 
@@ -76,7 +95,7 @@ int test_command(Config config, const RunOptions& options,
   load_module(Checkpoint::load(checkpoint), *parts.model);
   print_setting(options.device, parts.amp);
   const auto result =
-      evaluate(*parts.model, parts.loss, *parts.test_loader, options.device, parts.amp);
+      *evaluate(*parts.model, parts.loss, *parts.test_loader, options.device, parts.amp);
   fmt::print("test loss {:.6f}\n", result.loss);
   if (result.accuracy) fmt::print("test accuracy {:.4f}\n", *result.accuracy);
   return 0;

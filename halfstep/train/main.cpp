@@ -97,7 +97,7 @@ int run(int argc, char** argv) {
   auto options = run_options(*train, arguments);
   options.resume = train->count("--resume") > 0;
   if (!arguments.resume.empty()) options.resume_from = arguments.resume.front();
-  return train_command(read_config(arguments), options, arguments.config);
+  return train_command(read_config(arguments), options, arguments.config, argv[0]);
 }
 
 }  // namespace

@@ -85,10 +85,12 @@ void check_all_read(const ConfigNode& node) {
 
 Config Config::load(const std::filesystem::path& file) {
   const auto refuse = [&](const std::string& why) {
-    halfstep::detail::raise<EnvironmentError>("config", "must be a file that can be read, but got ",
-                                              file.string(), ": ", why);
+    halfstep::detail::raise<EnvironmentError>(
+        "config", "must be a file that can be read, but got '", file.string(), "' (", why,
+        "); check its path and permissions");
   };
-  if (std::filesystem::is_directory(file)) refuse("is a directory");
+  std::error_code ignored;
+  if (std::filesystem::is_directory(file, ignored)) refuse("is a directory");
   errno = 0;
   std::ifstream stream(file, std::ios::binary);
   if (!stream) refuse(std::strerror(errno));
@@ -212,6 +214,10 @@ void Config::finish() {
 
 std::string Config::resolved() const {
   return write_yaml(*node_);
+}
+
+nlohmann::json Config::to_json() const {
+  return detail::to_json(*node_);
 }
 
 }  // namespace halfstep::train

@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include <nlohmann/json_fwd.hpp>
+
 namespace halfstep::train {
 
 namespace detail {
@@ -104,6 +106,10 @@ class Config {
   /// The whole mapping as YAML, with every default that was read filled in, in the order of the
   /// file, then of reading. Loads back to an equal text.
   std::string resolved() const;
+
+  /// The same as JSON: numbers, bools, texts, arrays and objects. A number no reader takes (.inf,
+  /// 1e999) stays a text.
+  nlohmann::json to_json() const;
 
  private:
   explicit Config(std::shared_ptr<detail::ConfigNode> node) : node_(std::move(node)) {}

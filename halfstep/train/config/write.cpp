@@ -72,6 +72,22 @@ std::string write_yaml(const ConfigNode& node) {
   return fits_one_line(node) ? write_line(node) + "\n" : write_block(node, 0);
 }
 
+nlohmann::json to_json(const ConfigNode& node) {
+  if (node.kind == Kind::scalar) {
+    if (node.quoted) return node.text;
+    if (const auto boolean = read_bool(node.text).value) return *boolean;
+    if (const auto integer = read_int(node.text).value) return *integer;
+    if (const auto number = read_double(node.text).value) return *number;
+    return node.text;
+  }
+  nlohmann::json json = nullptr;
+  if (node.kind == Kind::mapping) json = nlohmann::json::object();
+  if (node.kind == Kind::list) json = nlohmann::json::array();
+  for (const auto& entry : node.entries) json[entry.key] = to_json(*entry.value);
+  for (const auto& item : node.items) json.push_back(to_json(*item));
+  return json;
+}
+
 std::string describe(const ConfigNode& node) {
   if (node.kind == Kind::mapping) return "a mapping";
   if (node.kind == Kind::list)

@@ -27,11 +27,12 @@ void CheckpointHook::after_run(Trainer& trainer) {
 }
 
 void CheckpointHook::save(Trainer& trainer) const {
-  trainer.save_checkpoint();
+  const auto saved = trainer.save_checkpoint();
   if (max_keep_ == 0) return;
   auto files = trainer.work_dir().checkpoints();
+  std::erase(files, saved);
   // Only unlinking can fail here, and a file too many does no harm.
-  for (size_t i = 0; i + static_cast<size_t>(max_keep_) < files.size(); ++i) {
+  for (size_t i = 0; i + static_cast<size_t>(max_keep_) <= files.size(); ++i) {
     std::error_code ignored;
     std::filesystem::remove(files[i], ignored);
   }

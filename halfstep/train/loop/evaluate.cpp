@@ -2,6 +2,10 @@
 
 #include "halfstep/autocast/autocast.h"
 
+#include <memory>
+#include <utility>
+#include <vector>
+
 #include <torch/types.h>
 
 namespace halfstep::train {
@@ -10,12 +14,33 @@ namespace {
 bool is_classification(const torch::Tensor& output, const torch::Tensor& target) {
   return output.dim() == 2 && target.dim() == 1 && target.scalar_type() == torch::kLong;
 }
+
+class EvaluationMode {
+ public:
+  explicit EvaluationMode(Model& model) : model_(model), was_training_(model.is_training()) {
+    for (auto& module : model.modules(/*include_self=*/false))
+      below_.emplace_back(module, module->is_training());
+    model.eval();
+  }
+  ~EvaluationMode() {
+    // From the top down, because train() sets what lies below, too.
+    model_.train(was_training_);
+    for (auto& [module, was_training] : below_) module->train(was_training);
+  }
+  EvaluationMode(const EvaluationMode&) = delete;
+  EvaluationMode& operator=(const EvaluationMode&) = delete;
+
+ private:
+  Model& model_;
+  bool was_training_;
+  std::vector<std::pair<std::shared_ptr<torch::nn::Module>, bool>> below_;
+};
 }  // namespace
 
-Evaluation evaluate(Model& model, const Loss& loss, Loader& loader, c10::Device device,
-                    const AmpSettings& amp) {
-  const bool was_training = model.is_training();
-  model.eval();
+std::optional<Evaluation> evaluate(Model& model, const Loss& loss, Loader& loader,
+                                   c10::Device device, const AmpSettings& amp,
+                                   const std::function<bool()>& stop) {
+  const EvaluationMode mode(model);
   const torch::NoGradGuard no_grad;
   auto loss_sum = torch::zeros({}, torch::dtype(torch::kDouble).device(device));
   auto correct = torch::zeros({}, torch::dtype(torch::kLong).device(device));
@@ -23,6 +48,7 @@ Evaluation evaluate(Model& model, const Loss& loss, Loader& loader, c10::Device 
   int64_t examples = 0;
   loader.set_epoch(0);
   for (int64_t number = 0; number < loader.num_batches(); ++number) {
+    if (stop && stop()) return std::nullopt;
     auto [data, target] = loader.batch(number);
     data = data.to(device);
     target = target.to(device);
@@ -34,7 +60,6 @@ Evaluation evaluate(Model& model, const Loss& loss, Loader& loader, c10::Device 
     if (classification) correct += (output.argmax(1) == target).sum();
     examples += count;
   }
-  model.train(was_training);
   Evaluation result;
   result.loss = loss_sum.item<double>() / static_cast<double>(examples);
   if (classification)

@@ -3,6 +3,7 @@
 #include "halfstep/train/loop/amp_settings.h"
 #include "halfstep/train/registry/registry.h"
 
+#include <functional>
 #include <optional>
 
 namespace halfstep::train {
@@ -14,8 +15,10 @@ struct Evaluation {
 };
 
 /// Runs the model in evaluation mode, without gradients, over a whole loader, in autocast where
-/// `amp` says so. Restores the model's mode. Syncs once at the end.
-Evaluation evaluate(Model& model, const Loss& loss, Loader& loader, c10::Device device,
-                    const AmpSettings& amp);
+/// `amp` says so. Gives each submodule its own mode back, also where something throws. `stop` is
+/// asked before each batch; nothing is returned where it said so. Syncs once at the end.
+std::optional<Evaluation> evaluate(Model& model, const Loss& loss, Loader& loader,
+                                   c10::Device device, const AmpSettings& amp,
+                                   const std::function<bool()>& stop = {});
 
 }  // namespace halfstep::train

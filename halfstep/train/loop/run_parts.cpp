@@ -1,6 +1,7 @@
 #include "halfstep/train/loop/run_parts.h"
 
 #include "halfstep/core/error.h"
+#include "halfstep/train/loop/settings.h"
 
 #include <iostream>
 
@@ -29,14 +30,17 @@ std::unique_ptr<Loader> read_loader(Config config, uint64_t seed) {
   return std::make_unique<Loader>(datasets().build(dataset), options);
 }
 
-void read_seed(Config& config, const RunOptions& options, RunParts& parts) {
-  if (options.seed)
-    config.set("randomness", "{seed: " + std::to_string(*options.seed) + "}", "--seed");
-  if (auto randomness = config.child_if("randomness")) {
-    const auto seed = randomness->get<int64_t>("seed", 0);
-    if (seed < 0) randomness->fail("seed", "must not be negative");
-    parts.seed = static_cast<uint64_t>(seed);
+void read_seed(Config& config, const RunOptions& options, std::optional<uint64_t> checkpoint_seed,
+               RunParts& parts) {
+  auto randomness = config.child_or_empty("randomness");
+  if (options.seed) {
+    randomness.set("seed", std::to_string(*options.seed), "--seed");
+  } else if (checkpoint_seed && !randomness.has("seed")) {
+    randomness.set("seed", std::to_string(*checkpoint_seed), "the checkpoint");
   }
+  const auto seed = randomness.get<int64_t>("seed", 0);
+  if (seed < 0) randomness.fail("seed", "must be from 0 to 2^63 - 1");
+  parts.seed = static_cast<uint64_t>(seed);
   torch::manual_seed(parts.seed);
 }
 
@@ -76,47 +80,48 @@ void read_schedule(Config& config, RunParts& parts) {
 void read_hooks(Config& config, RunParts& parts) {
   // The built-in ones are hooks of the registry too; default_hooks names each by what it does.
   auto defaults = config.child_or_empty("default_hooks");
-  for (const auto& [key, type] :
-       {std::pair("checkpoint", "CheckpointHook"), std::pair("logger", "LoggerHook")}) {
+  const auto build_default = [&](const char* key, const char* type) {
     auto hook = defaults.child_or_empty(key);
     if (!hook.has("type")) hook.set("type", type);
-    parts.hooks.push_back(hooks().build(hook));
-  }
+    return hooks().build(hook);
+  };
+  parts.hooks.push_back(build_default("logger", "LoggerHook"));
   for (auto& hook : config.children("custom_hooks")) parts.hooks.push_back(hooks().build(hook));
+  parts.checkpoint_hook = build_default("checkpoint", "CheckpointHook");
 }
 
 }  // namespace
 
-RunParts build_training(Config& config, const RunOptions& options) {
+RunParts build_training(Config& config, const RunOptions& options,
+                        std::optional<uint64_t> checkpoint_seed) {
   RunParts parts;
-  read_seed(config, options, parts);
+  read_seed(config, options, checkpoint_seed, parts);
   read_model(config, options, parts);
   auto optim_wrapper = config.child("optim_wrapper");
   parts.amp = read_precision(optim_wrapper, options);
   read_optimizer(optim_wrapper, parts);
   read_schedule(config, parts);
-  if (auto train_cfg = config.child_if("train_cfg")) {
-    parts.max_epochs = train_cfg->get<int64_t>("max_epochs", parts.max_epochs);
-    if (parts.max_epochs < 1) train_cfg->fail("max_epochs", "must be at least 1");
-  }
+  auto train_cfg = config.child_or_empty("train_cfg");
+  parts.max_epochs = train_cfg.get<int64_t>("max_epochs", parts.max_epochs);
+  if (parts.max_epochs < 1) train_cfg.fail("max_epochs", "must be at least 1");
   read_hooks(config, parts);
   parts.train_loader = read_loader(config.child("train_dataloader"), parts.seed);
   if (auto test = config.child_if("test_dataloader"))
     parts.test_loader = read_loader(*test, parts.seed);
   config.finish();
   parts.resolved_config = config.resolved();
+  parts.settings = binding_settings(config);
   return parts;
 }
 
 RunParts build_testing(Config& config, const RunOptions& options) {
   RunParts parts;
-  read_seed(config, options, parts);
   read_model(config, options, parts);
   auto optim_wrapper = config.child("optim_wrapper");
   parts.amp = read_precision(optim_wrapper, options);
   optim_wrapper.ignore("optimizer");
-  for (const char* key :
-       {"param_scheduler", "train_cfg", "default_hooks", "custom_hooks", "train_dataloader"})
+  for (const char* key : {"randomness", "param_scheduler", "train_cfg", "default_hooks",
+                          "custom_hooks", "train_dataloader"})
     config.ignore(key);
   parts.test_loader = read_loader(config.child("test_dataloader"), parts.seed);
   config.finish();

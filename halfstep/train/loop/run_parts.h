@@ -35,15 +35,25 @@ struct RunParts {
   std::unique_ptr<optim::LRScheduler> lr_scheduler;  ///< null where the config has none
   bool schedule_by_epoch = true;                     ///< what lr_scheduler counts: epochs or steps
   std::vector<std::unique_ptr<Hook>> hooks;
+  std::unique_ptr<Hook> checkpoint_hook;  ///< runs after all of `hooks`
   std::unique_ptr<Loader> train_loader;
   std::unique_ptr<Loader> test_loader;  ///< null where the config has no test_dataloader
   std::string resolved_config;
+  nlohmann::json settings;  ///< what a resumed run must have in common with this one
+
+  /// Calls `f` with every hook, in the order in which they run.
+  template <class F>
+  void for_each_hook(const F& f) const {
+    for (const auto& hook : hooks) f(*hook);
+    f(*checkpoint_hook);
+  }
 };
 
-/// Reads a whole config for training and builds every part; seeds LibTorch's generators first.
-/// Throws UsageError with file and line for anything in the config that is unknown, ill-typed or
-/// out of range.
-RunParts build_training(Config& config, const RunOptions& options);
+/// Reads a whole config for training and builds every part; seeds LibTorch's generators first, with
+/// `checkpoint_seed` where neither options nor config give a seed. Throws UsageError with file and
+/// line for anything in the config that is unknown, ill-typed or out of range.
+RunParts build_training(Config& config, const RunOptions& options,
+                        std::optional<uint64_t> checkpoint_seed = std::nullopt);
 
 /// Reads what testing needs: model, loss, precision and test_dataloader. The keys of training are
 /// allowed, not read.

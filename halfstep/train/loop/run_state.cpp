@@ -5,11 +5,15 @@
 #include "halfstep/train/files/module_state.h"
 #include "halfstep/train/files/optimizer_state.h"
 #include "halfstep/train/files/rng_state.h"
+#include "halfstep/train/loop/settings.h"
 #include "halfstep/train/loop/trainer.h"
 
+#include <algorithm>
 #include <iostream>
+#include <typeinfo>
 
 #include <ATen/Parallel.h>
+#include <c10/util/Type.h>
 
 namespace halfstep::train {
 
@@ -27,14 +31,9 @@ nlohmann::json scaler_to_json(const GradScaler& scaler) {
   return json;
 }
 
-void load_scaler(GradScaler& scaler, const nlohmann::json& json,
-                 const std::filesystem::path& source) {
-  if (!scaler.is_enabled()) return;
-  if (json.is_null()) {
-    std::cerr << "warning: '" << source.string()
-              << "' was written without a loss scale: it starts anew\n";
-    return;
-  }
+// Settings are the same, but dtype auto, and with it the default scale, follows the device.
+void load_scaler(GradScaler& scaler, const nlohmann::json& json) {
+  if (!scaler.is_enabled() || json.is_null()) return;
   GradScalerState state;
   json.at("scale").get_to(state.scale);
   json.at("growth_factor").get_to(state.growth_factor);
@@ -46,30 +45,69 @@ void load_scaler(GradScaler& scaler, const nlohmann::json& json,
   scaler.load_state(state);
 }
 
-void load_schedulers(RunParts& parts, const nlohmann::json& steps,
-                     const std::filesystem::path& source) {
-  const size_t present = parts.lr_scheduler ? 1 : 0;
-  HALFSTEP_CHECK_USAGE(steps.size() == present, "resume",
-                       "a run goes on with the schedulers it began with (", steps.size(), " in '",
-                       source.string(), "'), but got ", present,
-                       "; restore param_scheduler in the config");
-  if (parts.lr_scheduler) parts.lr_scheduler->set_steps(steps.at(0).get<int64_t>());
+// A hook is known by its class, and by its place among those of its class.
+std::string class_name(const Hook& hook) {
+  return c10::demangle(typeid(hook).name());
+}
+
+nlohmann::json hooks_to_json(const RunParts& parts) {
+  auto result = nlohmann::json::array();
+  parts.for_each_hook([&](const Hook& hook) {
+    const auto state = hook.state();
+    if (!state.is_null()) result.push_back({{"class", class_name(hook)}, {"state", state}});
+  });
+  return result;
+}
+
+void load_hooks(const RunParts& parts, const nlohmann::json& saved,
+                const std::filesystem::path& source) {
+  std::vector<Hook*> left;
+  parts.for_each_hook([&](Hook& hook) { left.push_back(&hook); });
+  for (const auto& item : saved) {
+    const auto wanted = item.at("class").get<std::string>();
+    const auto hook = std::find_if(left.begin(), left.end(),
+                                   [&](Hook* each) { return class_name(*each) == wanted; });
+    HALFSTEP_CHECK_USAGE(hook != left.end(), "resume", "'", source.string(),
+                         "' holds the state of a hook ", wanted,
+                         ", which the run must have, but has not; restore custom_hooks in the "
+                         "config, or start anew without --resume");
+    (*hook)->load_state(item.at("state"));
+    left.erase(hook);
+  }
 }
 
 void check_same_data(const Trainer& trainer, const nlohmann::json& data,
                      const std::filesystem::path& source) {
-  const auto& loader = *trainer.parts().train_loader;
-  const auto examples = data.at("examples").get<int64_t>();
-  const auto batch_size = data.at("batch_size").get<int64_t>();
-  HALFSTEP_CHECK_USAGE(
-      examples == loader.dataset().size() && batch_size == loader.options().batch_size, "resume",
-      "a run goes on with the data it began with, but got ", loader.dataset().size(),
-      " examples in batches of ", loader.options().batch_size, " where '", source.string(),
-      "' was written for ", examples, " in batches of ", batch_size,
-      "; restore the config, or start anew without --resume");
+  const auto here = trainer.parts().train_loader->dataset().size();
+  const auto there = data.at("examples").get<int64_t>();
+  HALFSTEP_CHECK_USAGE(there == here, "resume",
+                       "a run goes on with the data it began with, but got ", here,
+                       " examples where '", source.string(), "' was written for ", there,
+                       "; restore the data, or start anew without --resume");
 }
 
-void warn_where_bits_may_differ(const nlohmann::json& environment) {
+Progress read_progress(const Trainer& trainer, const nlohmann::json& json,
+                       const std::filesystem::path& source) {
+  const auto progress = json.get<Progress>();
+  const auto batches = trainer.parts().train_loader->num_batches();
+  const bool possible = progress.epoch >= 0 && progress.epoch <= progress.step &&
+                        progress.batch >= 0 && progress.batch <= batches &&
+                        progress.step == progress.epoch * batches + progress.batch &&
+                        progress.skipped_steps >= 0 && progress.skipped_steps <= progress.step;
+  HALFSTEP_CHECK_ENVIRONMENT(possible, "resume", "'", source.string(), "' must say where a run of ",
+                             batches, " batches an epoch stands, but says ", json.dump(),
+                             "; the file is damaged: take another checkpoint");
+  return progress;
+}
+
+void warn_where_bits_may_differ(const Trainer& trainer, const nlohmann::json& environment) {
+  const auto before = environment.at("device").get<std::string>() + ", " +
+                      environment.at("dtype").get<std::string>();
+  const auto now = c10::DeviceTypeName(trainer.device().type(), true) + ", " +
+                   trainer.parts().amp.describe_dtype();
+  if (before != now)
+    std::cerr << "warning: the checkpoint was written on " << before << ", this run computes on "
+              << now << ": it goes on, but not with the same bits as an unbroken run\n";
   const auto threads = environment.at("threads").get<int>();
   if (threads != at::get_num_threads())
     std::cerr << "warning: the checkpoint was written with " << threads << " threads, this run has "
@@ -87,9 +125,11 @@ template <class Read>
 void guard_state(const std::filesystem::path& source, const Read& read) try {
   read();
 } catch (const nlohmann::json::exception& error) {
-  halfstep::detail::raise<EnvironmentError>("resume", "'", source.string(),
-                                            "' must hold the state of a training run, but ",
-                                            error.what(), "; take another checkpoint");
+  const std::string_view message = error.what();
+  // After its own place: "[json.exception.out_of_range.403] ".
+  halfstep::detail::raise<EnvironmentError>(
+      "resume", "'", source.string(), "' must hold the state of a training run, but ",
+      message.substr(message.find("] ") + 2), "; take another checkpoint");
 }
 
 }  // namespace
@@ -106,14 +146,17 @@ Checkpoint collect_state(const Trainer& trainer) {
   auto& schedulers = checkpoint.state["schedulers"] = nlohmann::json::array();
   if (parts.lr_scheduler) schedulers.push_back(parts.lr_scheduler->steps());
   const auto& loader = *parts.train_loader;
-  checkpoint.state["data"] = {{"examples", loader.dataset().size()},
-                              {"batch_size", loader.options().batch_size}};
+  checkpoint.state["data"] = {{"examples", loader.dataset().size()}};
+  checkpoint.state["hooks"] = hooks_to_json(parts);
+  checkpoint.state["settings"] = parts.settings;
   checkpoint.state["environment"] = {{"torch", torch_version()},
-                                     {"threads", at::get_num_threads()}};
+                                     {"threads", at::get_num_threads()},
+                                     {"device", c10::DeviceTypeName(trainer.device().type(), true)},
+                                     {"dtype", parts.amp.describe_dtype()}};
   return checkpoint;
 }
 
-std::optional<ResumePoint> find_resume_point(RunOptions& options) {
+std::optional<ResumePoint> find_resume_point(const RunOptions& options) {
   if (!options.resume) return std::nullopt;
   auto source = options.resume_from;
   if (source.empty()) {
@@ -121,14 +164,8 @@ std::optional<ResumePoint> find_resume_point(RunOptions& options) {
     if (files.empty()) return std::nullopt;
     source = files.back();
   }
-  ResumePoint point{source, Checkpoint::load(source)};
-  guard_state(source, [&] {
-    const auto seed = point.checkpoint.state.at("seed").get<uint64_t>();
-    HALFSTEP_CHECK_USAGE(!options.seed || *options.seed == seed, "resume",
-                         "a run goes on with its own seed ", seed, ", but got --seed ",
-                         *options.seed, "; leave --seed out");
-    options.seed = seed;
-  });
+  ResumePoint point{source, Checkpoint::load(source), 0};
+  guard_state(source, [&] { point.checkpoint.state.at("seed").get_to(point.seed); });
   return point;
 }
 
@@ -138,13 +175,17 @@ void restore_state(Trainer& trainer, const ResumePoint& from) {
   const auto& state = checkpoint.state;
   guard_state(source, [&] {
     auto& parts = trainer.parts();
+    check_same_settings(state.at("settings"), parts.settings, source);
     check_same_data(trainer, state.at("data"), source);
-    warn_where_bits_may_differ(state.at("environment"));
+    const auto progress = read_progress(trainer, state.at("progress"), source);
+    warn_where_bits_may_differ(trainer, state.at("environment"));
     load_module(checkpoint, *parts.model);
     load_optimizer(checkpoint, parts.parameter_names, *parts.optimizer);
-    load_schedulers(parts, state.at("schedulers"), source);
-    load_scaler(trainer.scaler(), state.at("scaler"), source);
-    trainer.progress() = state.at("progress").get<Progress>();
+    if (parts.lr_scheduler)
+      parts.lr_scheduler->set_steps(state.at("schedulers").at(0).get<int64_t>());
+    load_scaler(trainer.scaler(), state.at("scaler"));
+    load_hooks(parts, state.at("hooks"), source);
+    trainer.progress() = progress;
     load_rng(checkpoint);
   });
 }

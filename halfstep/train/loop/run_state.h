@@ -9,23 +9,25 @@ namespace halfstep::train {
 
 class Trainer;
 
-/// Everything a run needs to go on with the same bits: model, optimizer, scaler, schedulers,
-/// counters with the sampler's position, random generators. Syncs.
+/// Everything a run needs to go on with the same bits: model, optimizer, scaler, schedulers, hooks,
+/// counters with the sampler's position, random generators; and its settings, for a resumed run to
+/// compare. Syncs.
 Checkpoint collect_state(const Trainer& trainer);
 
 /// What a resumed run starts from.
 struct ResumePoint {
   std::filesystem::path source;
   Checkpoint checkpoint;
+  uint64_t seed = 0;  ///< the checkpoint's
 };
 
 /// Loads what `options` asks to resume from; nothing where a new run is asked for or the work dir
-/// has no checkpoint yet. Sets the seed to the checkpoint's. Throws UsageError where --seed names
-/// another one.
-std::optional<ResumePoint> find_resume_point(RunOptions& options);
+/// has no checkpoint yet. Throws EnvironmentError for a file that is no checkpoint of a run.
+std::optional<ResumePoint> find_resume_point(const RunOptions& options);
 
-/// Puts a checkpoint's state into a freshly built run. Throws UsageError where it was written for
-/// another model or another number of examples or batches.
+/// Puts a checkpoint's state into a freshly built run. Throws UsageError where it was written with
+/// other settings (see settings.h), another number of examples, or a hook that is gone;
+/// EnvironmentError where it does not hold the state of such a run.
 void restore_state(Trainer& trainer, const ResumePoint& from);
 
 }  // namespace halfstep::train

@@ -1,9 +1,12 @@
 #pragma once
+#include <csignal>
 
 namespace halfstep::train {
 
-/// While it lives, SIGINT and SIGTERM ask the loop to stop after the step at hand; a second one
-/// ends the process as usual. One at a time per process.
+/// While it lives, SIGINT and SIGTERM ask the loop to stop after the step at hand, which standard
+/// error is told; a second one, of either kind, ends the process as usual. A signal that was
+/// ignored (nohup) stays ignored. The destructor puts back what handled them before. One at a time
+/// per process.
 class StopSignal {
  public:
   StopSignal();
@@ -13,6 +16,10 @@ class StopSignal {
 
   /// The signal that came, or 0.
   int received() const;
+
+ private:
+  struct sigaction old_interrupt_ {};
+  struct sigaction old_terminate_ {};
 };
 
 }  // namespace halfstep::train

@@ -8,6 +8,8 @@
 
 #include <cmath>
 
+#include <ATen/ops/isfinite.h>
+
 namespace halfstep::train {
 
 namespace {
@@ -15,24 +17,44 @@ namespace {
 constexpr int64_t count_dtypes_every = 50;
 // Reading the loss of a CUDA step waits for the device.
 constexpr int64_t check_cuda_loss_every = 200;
+// A loss scale answers a bad batch by skipping its step; so many in a row are no accident.
+constexpr int64_t max_skips_without_loss = 10;
+
+// "nan" also where its sign bit is set.
+std::string number_text(double value) {
+  return std::isnan(value) ? "nan" : c10::str(value);
+}
 }  // namespace
 
 Trainer::Trainer(Config config, RunOptions options)
     : device_(options.device),
       resume_point_(find_resume_point(options)),
-      parts_(build_training(config, options)),
+      parts_(build_training(config, options,
+                            resume_point_ ? std::optional(resume_point_->seed) : std::nullopt)),
       scaler_(parts_.amp.loss_scale.options),
       work_dir_(options.work_dir) {
   if (resume_point_) {
-    restore_state(*this, *resume_point_);
-    resumed_from_ = resume_point_->source;
-    resume_point_.reset();
-    first_step_ = progress_.step;
-    saved_ = progress_;
+    resume();
   } else if (!options.resume) {
     put_aside_ = work_dir_.put_earlier_run_aside();
   }
   write_file(work_dir_.config_file(), parts_.resolved_config);
+}
+
+void Trainer::resume() {
+  restore_state(*this, *resume_point_);
+  resumed_from_ = resume_point_->source;
+  resume_point_.reset();
+  first_step_ = progress_.step;
+  // Files are compared as files: paths may go different ways.
+  std::error_code ignored;
+  const auto folder = std::filesystem::absolute(resumed_from_).parent_path();
+  const bool own = std::filesystem::equivalent(folder, work_dir_.checkpoint_folder(), ignored);
+  put_aside_ = own ? work_dir_.put_later_checkpoints_aside(progress_.step)
+                   : work_dir_.put_earlier_run_aside();
+  if (own && std::filesystem::equivalent(resumed_from_, work_dir_.checkpoint_file(progress_.step),
+                                         ignored))
+    saved_ = progress_;
 }
 
 double Trainer::learning_rate() const {
@@ -42,32 +64,61 @@ double Trainer::learning_rate() const {
 Trainer::Outcome Trainer::train() {
   const StopSignal signal;
   parts_.model->train();
-  for (auto& hook : parts_.hooks) hook->before_run(*this);
-  bool stopped = false;
+  const auto stop = [&] {
+    stop_signal_ = signal.received();
+    return stop_requested_ || stop_signal_ != 0;
+  };
+  parts_.for_each_hook([&](Hook& hook) { hook.before_run(*this); });
+  bool stopped = stop();
   while (!stopped && progress_.epoch < parts_.max_epochs) {
     parts_.train_loader->set_epoch(progress_.epoch);
     while (!stopped && progress_.batch < parts_.train_loader->num_batches()) {
-      train_step(parts_.train_loader->batch(progress_.batch));
-      for (auto& hook : parts_.hooks) hook->after_step(*this);
-      stop_signal_ = signal.received();
-      stopped = stop_requested_ || stop_signal_ != 0;
+      run_step();
+      parts_.for_each_hook([&](Hook& hook) { hook.after_step(*this); });
+      stopped = stop();
     }
     // A run stopped after an epoch's last batch evaluates when it is resumed.
-    if (!stopped) finish_epoch();
-    stopped = stopped || stop_requested_;
+    if (!stopped) stopped = !finish_epoch(stop) || stop();
+  }
+  // What came too late to shorten the run does not make it a stopped one.
+  if (progress_.epoch >= parts_.max_epochs) {
+    stopped = false;
+    stop_signal_ = 0;
+    check_any_step_taken();
   }
   if (stopped) save_checkpoint();
-  for (auto& hook : parts_.hooks) hook->after_run(*this);
+  parts_.for_each_hook([&](Hook& hook) { hook.after_run(*this); });
   return stopped ? Outcome::stopped : Outcome::finished;
 }
 
-void Trainer::finish_epoch() {
+/// Evaluates and counts the epoch; returns false, and changes nothing, where `stop` came first.
+bool Trainer::finish_epoch(const std::function<bool()>& stop) {
+  if (parts_.test_loader) {
+    evaluation_ =
+        evaluate(*parts_.model, parts_.loss, *parts_.test_loader, device_, parts_.amp, stop);
+    if (!evaluation_) return false;
+  }
   if (parts_.lr_scheduler && parts_.schedule_by_epoch) parts_.lr_scheduler->step();
   ++progress_.epoch;
   progress_.batch = 0;
-  if (parts_.test_loader)
-    evaluation_ = evaluate(*parts_.model, parts_.loss, *parts_.test_loader, device_, parts_.amp);
-  for (auto& hook : parts_.hooks) hook->after_epoch(*this);
+  parts_.for_each_hook([&](Hook& hook) { hook.after_epoch(*this); });
+  return true;
+}
+
+/// A step whose failure, where LibTorch's own, says which step it was.
+void Trainer::run_step() try {
+  train_step(parts_.train_loader->batch(progress_.batch));
+} catch (const c10::OutOfMemoryError& error) {
+  halfstep::detail::raise<EnvironmentError>(
+      "train", "step ", progress_.step + 1,
+      " must fit into memory, but LibTorch says: ", error.what_without_backtrace(),
+      "; make batch_size or the model smaller");
+} catch (const c10::Error& error) {
+  halfstep::detail::raise<UsageError>(
+      "train", "step ", progress_.step + 1,
+      " must run, but LibTorch says: ", error.what_without_backtrace(),
+      "; check that the data's shape fits the model, and that every label is below the number of "
+      "the model's outputs");
 }
 
 void Trainer::train_step(const Batch& batch) {
@@ -81,8 +132,11 @@ void Trainer::train_step(const Batch& batch) {
   loss_ = loss.detach();
   ++progress_.batch;
   ++progress_.step;
+  skipped_in_a_row_ = stepped ? 0 : skipped_in_a_row_ + 1;
   if (!stepped) ++progress_.skipped_steps;
-  if (device_.is_cpu() || progress_.step % check_cuda_loss_every == 0) check_numbers();
+  if (device_.is_cpu() || progress_.step % check_cuda_loss_every == 0 ||
+      skipped_in_a_row_ >= max_skips_without_loss)
+    check_numbers();
 }
 
 torch::Tensor Trainer::forward(const Batch& batch) {
@@ -102,6 +156,7 @@ torch::Tensor Trainer::forward(const Batch& batch) {
 }
 
 void Trainer::check_numbers() const {
+  if (!loss_.defined()) return;
   const auto place = c10::str(" at step ", progress_.step, " (epoch ", progress_.epoch + 1,
                               ", batch ", progress_.batch, ")");
   if (scaler_.is_enabled()) {
@@ -110,18 +165,45 @@ void Trainer::check_numbers() const {
                          ": every step overflows; look for an operation that makes inf or NaN, or "
                          "lower the learning rate (",
                          learning_rate(), ")");
-    return;
   }
+  // A skipped step did no harm yet.
+  if (skipped_in_a_row_ > 0 && skipped_in_a_row_ < max_skips_without_loss) return;
   const auto loss = loss_.item<double>();
+  const auto skips = skipped_in_a_row_ > 0
+                         ? c10::str(", after ", skipped_in_a_row_, " skipped steps in a row")
+                         : "";
   HALFSTEP_CHECK_USAGE(
-      std::isfinite(loss), "train", "the loss must be finite, but got ", loss, place, " in ",
-      dtype_name(parts_.amp.enabled ? parts_.amp.dtype : c10::kFloat),
+      std::isfinite(loss), "train", "the loss must be finite, but got ", number_text(loss), place,
+      " in ", dtype_name(parts_.amp.enabled ? parts_.amp.dtype : c10::kFloat), skips,
       "; lower the learning rate (", learning_rate(), ") or look for inf and NaN in the data");
+}
+
+void Trainer::check_weights() const {
+  size_t index = 0;
+  for (const auto& group : parts_.optimizer->param_groups())
+    for (const auto& weight : group.params()) {
+      const auto& name = parts_.parameter_names[index++];
+      HALFSTEP_CHECK_USAGE(at::isfinite(weight).all().item<bool>(), "train",
+                           "weights must be finite to be saved, but '", name,
+                           "' has inf or NaN after step ", progress_.step,
+                           "; earlier checkpoints are kept: lower the learning rate (",
+                           learning_rate(), ") or look for inf and NaN in the data");
+    }
+}
+
+void Trainer::check_any_step_taken() const {
+  HALFSTEP_CHECK_USAGE(progress_.step == 0 || progress_.skipped_steps < progress_.step, "train",
+                       "a run must take steps, but all ", progress_.step,
+                       " were skipped because a gradient overflowed; lower the loss scale (",
+                       scaler_.get_scale(), ") or look for inf and NaN in the data");
 }
 
 std::filesystem::path Trainer::save_checkpoint() {
   auto file = work_dir_.checkpoint_file(progress_.step);
-  if (saved_ != progress_) collect_state(*this).save(file);
+  if (saved_ == progress_) return file;
+  check_numbers();
+  check_weights();
+  collect_state(*this).save(file);
   saved_ = progress_;
   return file;
 }

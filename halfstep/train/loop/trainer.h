@@ -9,6 +9,7 @@
 #include "halfstep/train/loop/work_dir.h"
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,30 +27,42 @@ namespace halfstep::train {
 /// LibTorch). Not thread-safe.
 class Trainer {
  public:
-  /// Builds the run; resumes where `options` says so, else moves an earlier run in the work dir
-  /// aside.
+  /// Builds the run; resumes where `options` says so. Checkpoints in the work dir that are not this
+  /// run's past are moved aside. Throws UsageError for a wrong config or one that may not resume
+  /// the checkpoint, EnvironmentError for data, checkpoints or a work dir that can't be used.
   Trainer(Config config, RunOptions options);
 
+  /// How train() ended: at max_epochs, or before it because a signal or a hook asked for it.
   enum class Outcome { finished, stopped };
 
   /// Trains to max_epochs, or until SIGINT, SIGTERM or a hook's request_stop(); a stopped run has
-  /// saved a checkpoint. Throws UsageError where the loss is no longer finite and nothing scales
-  /// it, or where the loss scale fell to zero.
+  /// saved a checkpoint. Throws UsageError where
+  ///   - the loss is not finite and the step was taken all the same, or 10 steps in a row were
+  ///     skipped (on CUDA the loss is read every 200 steps, before each save and after 10 skips),
+  ///   - the loss scale fell to zero,
+  ///   - the run ends and not one step was taken,
+  ///   - LibTorch refuses a step; out of memory is an EnvironmentError.
   Outcome train();
 
-  /// Asks the loop to stop after the step at hand.
+  /// Asks the loop to stop: after the step at hand, in the middle of an evaluation, which is made
+  /// again when the run is resumed, or, from before_run(), before the first step.
   void request_stop() { stop_requested_ = true; }
 
   /// Saves the present state into the work dir, unless it is there already, and returns the file.
-  /// Syncs.
+  /// Syncs. Throws UsageError, and writes nothing, where the loss or a trained weight is not
+  /// finite.
   std::filesystem::path save_checkpoint();
 
+  /// What the config named, built.
   RunParts& parts() { return parts_; }
   const RunParts& parts() const { return parts_; }
+  /// Disabled where the run has no loss scale.
   GradScaler& scaler() { return scaler_; }
   const GradScaler& scaler() const { return scaler_; }
+  /// Held by this run alone while the trainer lives.
   const WorkDir& work_dir() const { return work_dir_; }
   c10::Device device() const { return device_; }
+  /// Where the run stands.
   const Progress& progress() const { return progress_; }
   Progress& progress() { return progress_; }
 
@@ -63,18 +76,23 @@ class Trainer {
   /// of this process's steps.
   const inspect::DtypeReport& dtypes() const { return dtypes_; }
   int64_t counted_steps() const { return counted_steps_; }
+  /// Steps since construction.
   int64_t steps_of_this_process() const { return progress_.step - first_step_; }
   /// The signal that stopped the run, or 0.
   int stop_signal() const { return stop_signal_; }
-  /// What was resumed from, and where an earlier run went, if anything.
+  /// What was resumed from, and where checkpoints that are not this run's past went, if anything.
   const std::filesystem::path& resumed_from() const { return resumed_from_; }
   const std::optional<std::filesystem::path>& put_aside() const { return put_aside_; }
 
  private:
-  void finish_epoch();
+  void resume();
+  bool finish_epoch(const std::function<bool()>& stop);
+  void run_step();
   void train_step(const Batch& batch);
   torch::Tensor forward(const Batch& batch);
   void check_numbers() const;
+  void check_weights() const;
+  void check_any_step_taken() const;
 
   c10::Device device_;
   std::optional<ResumePoint> resume_point_;
@@ -87,6 +105,7 @@ class Trainer {
   std::optional<Evaluation> evaluation_;
   inspect::DtypeReport dtypes_;
   int64_t counted_steps_ = 0;
+  int64_t skipped_in_a_row_ = 0;
   bool stop_requested_ = false;
   int stop_signal_ = 0;
   std::optional<Progress> saved_;

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "tests/support/errors.h"
+#include <nlohmann/json.hpp>
 
 namespace halfstep::train {
 
@@ -56,6 +57,14 @@ TEST(ConfigResolved, KeepsTheFilesOrderThenDefaultsAsRead) {
             "eps: 1.0e-08\n");
   const std::string once = config.resolved();
   EXPECT_EQ(Config::parse(once).resolved(), once);
+}
+
+TEST(ConfigJson, HoldsTypedValuesAndDefaults) {
+  Config config = Config::parse(
+      "a: 1e-3\nb: 12\nc: true\nd: \"5\"\ne: [1, {f: text}]\ng: {}\nh:\ni: .inf\nj: 1e999\n");
+  config.get<double>("k", 0.1);
+  EXPECT_EQ(config.to_json(), nlohmann::json::parse(R"({"a": 0.001, "b": 12, "c": true, "d": "5",
+      "e": [1, {"f": "text"}], "g": {}, "h": null, "i": ".inf", "j": "1e999", "k": 0.1})"));
 }
 
 TEST(ConfigResolved, LoadsBackEqual) {

@@ -1,7 +1,11 @@
 #include "tests/train/loop/blobs.h"
 
-#include "halfstep/train/registry/registry.h"
+#include "halfstep/train/loop/trainer.h"
 
+#include <csignal>
+#include <utility>
+
+#include <torch/nn/functional/loss.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/types.h>
 
@@ -42,6 +46,30 @@ class DropoutNet : public Model {
   torch::nn::Linear last_;
 };
 
+// Its state and the weights go wrong together where a checkpoint is written before it ran.
+class Drift : public Hook {
+ public:
+  void after_step(Trainer& trainer) override {
+    const torch::NoGradGuard no_grad;
+    seen_ = 0.5 * seen_ + trainer.loss().item<double>();
+    trainer.parts().model->parameters().back().add_(1e-3 * seen_);
+  }
+  void after_epoch(Trainer&) override { seen_ += 1; }
+  nlohmann::json state() const override { return seen_; }
+  void load_state(const nlohmann::json& state) override { state.get_to(seen_); }
+
+ private:
+  double seen_ = 0;
+};
+
+Loss make_signal_in_evaluation(Config&) {
+  return [](const torch::Tensor& output, const torch::Tensor& target) {
+    static bool raised = false;
+    if (!torch::GradMode::is_enabled() && !std::exchange(raised, true)) std::raise(SIGTERM);
+    return torch::nn::functional::cross_entropy(output, target);
+  };
+}
+
 }  // namespace
 
 void register_blobs() {
@@ -53,6 +81,10 @@ void register_blobs() {
   [[maybe_unused]] static const bool model = models().add(
       "DropoutNet",
       [](Config&) -> std::shared_ptr<Model> { return std::make_shared<DropoutNet>(); });
+  [[maybe_unused]] static const bool hook =
+      hooks().add("Drift", [](Config&) { return std::make_unique<Drift>(); });
+  [[maybe_unused]] static const bool loss =
+      losses().add("SignalInEvaluation", make_signal_in_evaluation);
 }
 
 const char* const blobs_config = R"(

@@ -1,6 +1,8 @@
 #include "halfstep/core/error.h"
 #include "halfstep/train/loop/trainer.h"
 
+#include <fstream>
+
 #include "tests/support/errors.h"
 #include "tests/support/temp_folder.h"
 #include "tests/train/loop/blobs.h"
@@ -27,6 +29,7 @@ constexpr int64_t steps = 12;
 struct Case {
   const char* name;
   const char* optim_wrapper;
+  const char* more = "train_cfg.max_epochs=2";
 };
 
 // Scales so near float32's largest number that bfloat16 gradients overflow, again each time the
@@ -41,6 +44,8 @@ const Case cases[] = {
      "{type: AmpOptimWrapper, loss_scale: {init_scale: 3.0e+38, growth_interval: 2, growth_factor: "
      "64.0, backoff_factor: "
      "0.015625}, optimizer: {type: AdamW, lr: 0.01}}"},
+    {"HookWithState", "{type: OptimWrapper, optimizer: {type: SGD, lr: 0.01}}",
+     "custom_hooks=[{type: Drift}]"},
 };
 
 class Resume : public ::testing::TestWithParam<Case> {
@@ -50,6 +55,9 @@ class Resume : public ::testing::TestWithParam<Case> {
   Config config() const {
     auto config = Config::parse(testing::blobs_config, "blobs.yaml");
     config.override_with(std::string("optim_wrapper=") + GetParam().optim_wrapper);
+    config.override_with(GetParam().more);
+    // Each step is saved by the hook, not at the stop.
+    config.override_with("default_hooks.checkpoint.step_interval=1");
     return config;
   }
 
@@ -100,39 +108,197 @@ INSTANTIATE_TEST_SUITE_P(Of, Resume, ::testing::ValuesIn(cases),
 
 class ResumeErrors : public ::testing::Test {
  protected:
-  void SetUp() override {
-    testing::register_blobs();
-    Trainer trainer(Config::parse(testing::blobs_config), {.work_dir = dir_.path()});
+  void SetUp() override { testing::register_blobs(); }
+  // A run that is stopped after 3 steps.
+  void start(const std::string& assignment = "", bool amp = false) {
+    Trainer trainer(config(assignment), {.work_dir = dir_.path(), .amp = amp});
     trainer.parts().hooks.push_back(std::make_unique<StopAt>(3));
     trainer.train();
   }
-  void resume(const std::string& assignment, std::optional<uint64_t> seed = std::nullopt) {
+  void resume(const std::string& assignment = "", RunOptions options = {}) {
+    options.work_dir = dir_.path();
+    options.resume = true;
+    Trainer trainer(config(assignment), options);
+    EXPECT_EQ(trainer.progress().step, 3);
+  }
+  // Changes the state in the checkpoint.
+  template <class Change>
+  void damage(const Change& change) {
+    const auto file = dir_.path() / "checkpoints" / "step_00000003.safetensors";
+    auto checkpoint = Checkpoint::load(file);
+    change(checkpoint.state);
+    checkpoint.save(file);
+  }
+  static Config config(const std::string& assignment) {
     auto config = Config::parse(testing::blobs_config);
     if (!assignment.empty()) config.override_with(assignment);
-    Trainer trainer(config, {.work_dir = dir_.path(), .seed = seed, .resume = true});
+    return config;
   }
   TempFolder dir_;
 };
 
-TEST_F(ResumeErrors, OtherData) {
-  EXPECT_ERROR(resume("train_dataloader.batch_size=8"), UsageError, "[resume]",
-               "96 examples in batches of 8", "in batches of 16", "start anew");
+TEST_F(ResumeErrors, EachOtherSettingIsNamedWithBothValues) {
+  start();
+  const std::pair<const char*, const char*> changes[] = {
+      {"optim_wrapper.optimizer.lr=0.5", "optim_wrapper.optimizer.lr = 0.5 (it was 0.01)"},
+      {"optim_wrapper.optimizer.type=AdamW", "optim_wrapper.optimizer.type = \"AdamW\""},
+      {"train_dataloader.batch_size=8", "train_dataloader.batch_size = 8 (it was 16)"},
+      {"train_dataloader.shuffle=false", "train_dataloader.shuffle = false (it was true)"},
+      {"train_dataloader.drop_last=true", "train_dataloader.drop_last = true (it was false)"},
+      {"train_dataloader.dataset.examples=80", "examples = 80 (it was 96)"},
+      {"loss.label_smoothing=0.1", "loss.label_smoothing = 0.1 (it was 0.0)"},
+      {"model={type: Mlp, sizes: [16, 4]}", "model.type = \"Mlp\" (it was \"DropoutNet\")"},
+      {"param_scheduler=[]", "param_scheduler.0.type = nothing (it was \"StepLR\")"},
+      {"randomness.seed=5", "randomness.seed = 5 (it was 0)"},
+      {"optim_wrapper.type=AmpOptimWrapper", "leave --amp out"},
+  };
+  for (const auto& [assignment, difference] : changes) {
+    SCOPED_TRACE(assignment);
+    EXPECT_ERROR(resume(assignment), UsageError, "[resume]", "the settings it began with",
+                 "step_00000003.safetensors", difference, "or start anew without --resume");
+  }
+  EXPECT_ERROR(resume("", {.seed = 7}), UsageError, "randomness.seed = 7 (it was 0)");
 }
 
-TEST_F(ResumeErrors, OtherModel) {
-  EXPECT_ERROR(resume("model={type: Mlp, sizes: [16, 4]}"), EnvironmentError, "another model",
-               "first.weight");
+TEST_F(ResumeErrors, ForgottenAmp) {
+  start("", true);
+  EXPECT_ERROR(resume(), UsageError, "optim_wrapper.type = \"OptimWrapper\"", "add --amp");
+  resume("", {.amp = true});
 }
 
-TEST_F(ResumeErrors, OtherSeed) {
-  EXPECT_ERROR(resume("", 7), UsageError, "[resume]", "its own seed 0", "--seed 7",
-               "leave --seed out");
-  resume("", 0);
+TEST_F(ResumeErrors, OtherLossScale) {
+  const std::string amp =
+      "optim_wrapper={type: AmpOptimWrapper, optimizer: {type: SGD}, loss_scale: ";
+  start(amp + "{init_scale: 8}}");
+  EXPECT_ERROR(resume(amp + "{init_scale: 16}}"), UsageError,
+               "optim_wrapper.loss_scale.init_scale = 16 (it was 8)");
+  EXPECT_ERROR(resume(amp + "{init_scale: 8, growth_interval: 3}}"), UsageError,
+               "optim_wrapper.loss_scale.growth_interval = 3 (it was 2000)");
+  resume(amp + "{growth_interval: 2000, init_scale: 8.0}}");
 }
 
-TEST_F(ResumeErrors, OtherSchedulers) {
-  EXPECT_ERROR(resume("param_scheduler=[]"), UsageError, "[resume]", "schedulers it began with (1",
-               "but got 0");
+TEST_F(ResumeErrors, WhatDoesNotChangeTheNumbersMayDiffer) {
+  start();
+  for (const char* assignment :
+       {"train_cfg.max_epochs=7", "test_dataloader=null", "custom_hooks=[{type: Drift}]",
+        "default_hooks={logger: {interval: 1}}", "optim_wrapper.optimizer.lr=1e-2",
+        "randomness={seed: 0}"})
+    resume(assignment);
+  resume("", {.seed = 0});
+}
+
+TEST_F(ResumeErrors, TheSeedOfTheCheckpointIsTakenWhereNoneIsGiven) {
+  start("randomness.seed=5");
+  resume();
+  EXPECT_THAT(read_file(dir_.path() / "config.yaml"), ::testing::HasSubstr("seed: 5"));
+}
+
+TEST_F(ResumeErrors, HookThatIsGone) {
+  start("custom_hooks=[{type: Drift}]");
+  EXPECT_ERROR(resume(), UsageError, "[resume]", "the state of a hook", "Drift",
+               "restore custom_hooks");
+}
+
+TEST_F(ResumeErrors, DamagedState) {
+  start();
+  for (const auto& [key, value] :
+       {std::pair("batch", 1000000000), {"epoch", -5}, {"step", 4}, {"skipped_steps", 4}}) {
+    SCOPED_TRACE(key);
+    int64_t old = 0;
+    damage([&](nlohmann::json& state) {
+      old = state["progress"][key];
+      state["progress"][key] = value;
+    });
+    const auto shown = nlohmann::json(key).dump() + ":" + std::to_string(value);
+    EXPECT_ERROR(resume(), EnvironmentError, "[resume]", "must say where a run of 6 batches",
+                 shown.c_str(), "take another checkpoint");
+    damage([&](nlohmann::json& state) { state["progress"][key] = old; });
+  }
+  resume();
+  damage([](nlohmann::json& state) { state.erase("progress"); });
+  try {
+    resume();
+    ADD_FAILURE() << "a checkpoint without its progress was taken";
+  } catch (const EnvironmentError& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("training run, but key 'progress' not found; "));
+    EXPECT_THAT(error.what(), ::testing::Not(::testing::HasSubstr("exception")));
+  }
+}
+
+class ResumeFile : public ::testing::Test {
+ protected:
+  void SetUp() override { testing::register_blobs(); }
+  // A run of 12 steps with a checkpoint every 2.
+  static std::string run(const std::filesystem::path& work_dir, int64_t seed) {
+    Trainer trainer(config(), {.work_dir = work_dir, .seed = seed});
+    trainer.train();
+    return read_file(trainer.work_dir().checkpoint_file(12));
+  }
+  static Config config(const std::string& checkpoint = "{step_interval: 2, max_keep: 0}") {
+    auto config = Config::parse(testing::blobs_config);
+    config.override_with("default_hooks.checkpoint=" + checkpoint);
+    return config;
+  }
+  static std::vector<std::string> steps_in(const std::filesystem::path& work_dir) {
+    std::vector<std::string> names;
+    for (const auto& file : list_checkpoints(work_dir))
+      names.push_back(file.stem().string().substr(11));
+    return names;
+  }
+  TempFolder dir_;
+  const std::filesystem::path used_ = dir_.path() / "used";
+};
+
+TEST_F(ResumeFile, LaterCheckpointsOfTheWorkDirAreMovedAside) {
+  const auto expected = run(used_, 3);
+  const auto file = WorkDir(used_).checkpoint_file(4);
+  Trainer trainer(config(), {.work_dir = used_, .resume = true, .resume_from = file});
+  EXPECT_EQ(trainer.put_aside(), used_ / "previous_1");
+  EXPECT_EQ(steps_in(used_), (std::vector<std::string>{"02", "04"}));
+  EXPECT_EQ(steps_in(used_ / "previous_1"), (std::vector<std::string>{"06", "08", "10", "12"}));
+  trainer.train();
+  EXPECT_TRUE(read_file(trainer.work_dir().checkpoint_file(12)) == expected);
+}
+
+TEST_F(ResumeFile, FromElsewhereMovesTheWholeEarlierRunAside) {
+  const auto other = dir_.path() / "other";
+  const auto expected = run(other, 4);
+  run(used_, 3);
+  const auto file = WorkDir(other).checkpoint_file(4);
+  {
+    Trainer trainer(config("{step_interval: 2, max_keep: 2}"),
+                    {.work_dir = used_, .resume = true, .resume_from = file});
+    EXPECT_EQ(trainer.put_aside(), used_ / "previous_1");
+    EXPECT_TRUE(steps_in(used_).empty());
+    EXPECT_EQ(steps_in(used_ / "previous_1").size(), 6);
+    trainer.train();
+  }
+  EXPECT_EQ(steps_in(used_), (std::vector<std::string>{"10", "12"}));
+  EXPECT_TRUE(read_file(used_ / "checkpoints" / "step_00000012.safetensors") == expected);
+}
+
+TEST_F(ResumeFile, TheNewestLeavesTheWorkDirAsItIs) {
+  run(used_, 3);
+  Trainer trainer(config(), {.work_dir = used_, .resume = true});
+  EXPECT_FALSE(trainer.put_aside().has_value());
+  EXPECT_EQ(steps_in(used_).size(), 6);
+}
+
+TEST_F(ResumeFile, AFinishedRunIsSavedInItsNewWorkDir) {
+  const auto expected = run(used_, 3);
+  const auto file = WorkDir(used_).checkpoint_file(12);
+  Trainer trainer(config(), {.work_dir = dir_.path() / "new", .resume = true, .resume_from = file});
+  EXPECT_EQ(trainer.train(), Trainer::Outcome::finished);
+  EXPECT_TRUE(read_file(trainer.work_dir().checkpoint_file(12)) == expected);
+}
+
+TEST_F(ResumeFile, TheCheckpointJustWrittenIsNeverRemoved) {
+  Trainer trainer(config("{step_interval: 2, max_keep: 1}"), {.work_dir = used_});
+  // As if a later run had been there.
+  for (const int64_t step : {1450, 1500})
+    std::ofstream(trainer.work_dir().checkpoint_file(step)) << "x";
+  trainer.train();
+  EXPECT_TRUE(std::filesystem::exists(trainer.work_dir().checkpoint_file(12)));
 }
 
 TEST(ResumeStart, WithoutACheckpointBeginsAnew) {

@@ -99,10 +99,93 @@ TEST_F(TrainerTest, NanLossInFloat32IsAnError) {
 TEST_F(TrainerTest, LossScaleThatFallsToZeroIsAnError) {
   auto run = trainer({"train_dataloader.dataset.nan_at=20", "train_dataloader.batch_size=96",
                       "train_cfg.max_epochs=400",
-                      "optim_wrapper={type: AmpOptimWrapper, loss_scale: {init_scale: 1.0}, "
-                      "optimizer: {type: SGD, lr: 0.01}}"});
+                      "optim_wrapper={type: AmpOptimWrapper, loss_scale: {init_scale: 1.0, "
+                      "backoff_factor: 1.0e-20}, optimizer: {type: SGD, lr: 0.01}}"});
   EXPECT_ERROR(run.train(), UsageError, "[train] the loss scale must stay above 0",
                "every step overflows");
+}
+
+TEST_F(TrainerTest, NanLossWithALossScaleIsAnErrorAfterTenSkippedSteps) {
+  for (const char* scale : {"512", "{init_scale: 512.0}"}) {
+    auto run = trainer({std::string("optim_wrapper={type: AmpOptimWrapper, loss_scale: ") + scale +
+                            ", optimizer: {type: SGD, lr: 1.0e+30}}",
+                        "train_cfg.max_epochs=20"});
+    EXPECT_ERROR(run.train(), UsageError, "[train] the loss must be finite, but got ",
+                 " at step 11", "in bfloat16", "10 skipped steps in a row",
+                 "lower the learning rate");
+  }
+}
+
+TEST_F(TrainerTest, OneBadBatchIsLeftToTheLossScale) {
+  auto run =
+      trainer({"train_dataloader.dataset.nan_at=20", "test_dataloader=null",
+               "optim_wrapper={type: AmpOptimWrapper, loss_scale: dynamic, optimizer: {type: "
+               "SGD, lr: 0.01}}"});
+  EXPECT_EQ(run.train(), Trainer::Outcome::finished);
+  EXPECT_EQ(run.progress().skipped_steps, 2);  // one an epoch
+}
+
+TEST_F(TrainerTest, ARunWithoutASingleStepTakenIsAnError) {
+  auto run = trainer({"train_dataloader.batch_size=96", "train_cfg.max_epochs=3",
+                      "optim_wrapper={type: AmpOptimWrapper, loss_scale: 3.4e+38, optimizer: "
+                      "{type: SGD, lr: 0.01}}"});
+  EXPECT_ERROR(run.train(), UsageError, "[train] a run must take steps, but all 3 were skipped",
+               "lower the loss scale (3.4e+38)");
+}
+
+TEST_F(TrainerTest, NumbersThatAreNotFiniteAreNeverSaved) {
+  auto run = trainer();
+  run.train();
+  const auto saved = list_checkpoints(dir_.path());
+  run.progress().step += 1;
+  auto loss = run.loss();
+  const auto before = loss.clone();
+  loss.fill_(NAN);
+  EXPECT_ERROR(run.save_checkpoint(), UsageError, "[train] the loss must be finite, but got nan");
+  loss.copy_(before);
+  {
+    const torch::NoGradGuard no_grad;
+    run.parts().model->named_parameters()["last.bias"][1] = INFINITY;
+  }
+  EXPECT_ERROR(run.save_checkpoint(), UsageError, "[train] weights must be finite to be saved",
+               "'last.bias' has inf or NaN after step 13", "earlier checkpoints are kept");
+  EXPECT_EQ(list_checkpoints(dir_.path()), saved);
+}
+
+TEST_F(TrainerTest, ErrorsOfLibTorchNameTheStep) {
+  auto run = trainer({"model={type: Mlp, sizes: [16, 3]}"});
+  EXPECT_ERROR(run.train(), UsageError,
+               "[train] step 1 must run, but LibTorch says: ", "out of bounds",
+               "every label is below the number of the model's outputs");
+}
+
+TEST_F(TrainerTest, AStopInBeforeRunComesBeforeAnyStep) {
+  struct Stop : Hook {
+    void before_run(Trainer& t) override { t.request_stop(); }
+  };
+  auto run = trainer();
+  run.parts().hooks.push_back(std::make_unique<Stop>());
+  EXPECT_EQ(run.train(), Trainer::Outcome::stopped);
+  EXPECT_EQ(run.progress().step, 0);
+}
+
+TEST_F(TrainerTest, ASignalEndsAnEvaluationWhichIsMadeAgainOnResume) {
+  const auto config_with_signal = [&] { return config({"loss={type: SignalInEvaluation}"}); };
+  {
+    Trainer run(config_with_signal(), {.work_dir = dir_.path()});
+    EXPECT_EQ(run.train(), Trainer::Outcome::stopped);
+    EXPECT_EQ(run.stop_signal(), SIGTERM);
+    EXPECT_EQ(run.progress(), (Progress{.epoch = 0, .batch = 6, .step = 6, .skipped_steps = 0}));
+    EXPECT_FALSE(run.evaluation().has_value());
+  }
+  const TempFolder whole;
+  Trainer unbroken(config_with_signal(), {.work_dir = whole.path()});
+  unbroken.train();
+  Trainer resumed(config_with_signal(), {.work_dir = dir_.path(), .resume = true});
+  EXPECT_EQ(resumed.train(), Trainer::Outcome::finished);
+  EXPECT_TRUE(resumed.evaluation().has_value());
+  EXPECT_EQ(read_file(resumed.work_dir().checkpoint_file(12)),
+            read_file(unbroken.work_dir().checkpoint_file(12)));
 }
 
 TEST_F(TrainerTest, SignalStopsAfterTheStepAndSaves) {

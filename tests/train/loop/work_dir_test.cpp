@@ -18,12 +18,15 @@ TEST(WorkDir, ListsCheckpointsOldestFirst) {
   const TempFolder dir;
   const WorkDir work(dir.path() / "a" / "b");
   EXPECT_TRUE(work.checkpoints().empty());
-  for (const int64_t step : {100, 9, 20000000}) std::ofstream(work.checkpoint_file(step)) << "x";
-  std::ofstream(work.root() / "checkpoints" / ".step_3.tmp") << "x";
-  const auto files = work.checkpoints();
-  ASSERT_EQ(files.size(), 3);
-  EXPECT_EQ(files.front(), work.checkpoint_file(9));
-  EXPECT_EQ(files.back(), work.checkpoint_file(20000000));
+  for (const int64_t step : {100, 100000000, 9, 99999999})
+    std::ofstream(work.checkpoint_file(step)) << "x";
+  for (const char* foreign :
+       {".step_3.tmp", "step_best.safetensors", "step_.safetensors", "step_-5.safetensors",
+        "step_7.safetensors.bak", "my_step_7.safetensors", "step_99999999999999999999.safetensors"})
+    std::ofstream(work.checkpoint_folder() / foreign) << "x";
+  EXPECT_EQ(work.checkpoints(),
+            (std::vector{work.checkpoint_file(9), work.checkpoint_file(100),
+                         work.checkpoint_file(99999999), work.checkpoint_file(100000000)}));
 }
 
 TEST(WorkDir, PutsEarlierRunsAsideOneByOne) {
@@ -37,6 +40,43 @@ TEST(WorkDir, PutsEarlierRunsAsideOneByOne) {
     EXPECT_TRUE(work.checkpoints().empty());
     EXPECT_FALSE(std::filesystem::exists(work.log_file()));
   }
+}
+
+TEST(WorkDir, ALogWithoutCheckpointsIsNoEarlierRun) {
+  const TempFolder dir;
+  WorkDir work(dir.path());
+  std::ofstream(work.log_file()) << "{}\n";
+  EXPECT_FALSE(work.put_earlier_run_aside().has_value());
+  EXPECT_TRUE(std::filesystem::exists(work.log_file()));
+}
+
+TEST(WorkDir, PutsLaterCheckpointsAsideAlone) {
+  const TempFolder dir;
+  WorkDir work(dir.path());
+  for (const int64_t step : {9, 10, 100}) std::ofstream(work.checkpoint_file(step)) << "x";
+  std::ofstream(work.log_file()) << "{}\n";
+  EXPECT_EQ(work.put_later_checkpoints_aside(10), dir.path() / "previous_1");
+  EXPECT_EQ(work.checkpoints(), (std::vector{work.checkpoint_file(9), work.checkpoint_file(10)}));
+  EXPECT_EQ(list_checkpoints(dir.path() / "previous_1").size(), 1);
+  EXPECT_TRUE(std::filesystem::exists(work.log_file()));
+  EXPECT_FALSE(work.put_later_checkpoints_aside(10).has_value());
+}
+
+TEST(WorkDir, BelongsToOneRunAtATime) {
+  const TempFolder dir;
+  {
+    const WorkDir first(dir.path());
+    EXPECT_ERROR(WorkDir(dir.path()), EnvironmentError, "[work dir]",
+                 "must belong to one run at a time", "another process", "--work-dir");
+  }
+  const WorkDir after(dir.path());
+}
+
+TEST(WorkDir, ThatCantBeListedIsAnError) {
+  const TempFolder dir;
+  dir.write("checkpoints", "x");
+  EXPECT_ERROR(list_checkpoints(dir.path()), EnvironmentError, "[work dir]",
+               "must be a folder that can be read", "Not a directory");
 }
 
 TEST(WorkDir, ThatCantBeMadeIsAnError) {

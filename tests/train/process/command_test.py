@@ -96,9 +96,19 @@ class CommandTest(unittest.TestCase):
         self.assertIn("loss scale 65536  skipped 0", output)
 
     def test_overflows_are_counted(self):
-        output = self.train("--amp", options=["optim_wrapper.loss_scale={init_scale: 3.0e+38}", "train_cfg.max_epochs=1",
+        output = self.train("--amp", options=["optim_wrapper.loss_scale={init_scale: 3.0e+38, backoff_factor: 1.0e-10}", "train_cfg.max_epochs=1",
                                               "train_dataloader.dataset.std=0.001"])
         self.assertRegex(output, r"\d+ of 8 steps were skipped because a gradient overflowed")
+
+    def test_no_step_taken_is_no_success(self):
+        output = self.train("--amp", options=["optim_wrapper.loss_scale=3.0e+38", "train_cfg.max_epochs=1",
+                                              "train_dataloader.dataset.std=0.001"], status=2)
+        self.fails(output, "[train] a run must take steps, but all 8 were skipped", "lower the loss scale")
+
+    def test_nan_with_a_loss_scale_is_no_success(self):
+        output = self.train("--amp", options=["optim_wrapper.loss_scale=512", "optim_wrapper.optimizer={type: SGD, lr: 1.0e+30}",
+                                              "train_cfg.max_epochs=5"], status=2)
+        self.fails(output, "[train] the loss must be finite, but got nan at step 11", "10 skipped steps in a row")
 
     def test_log_is_json_lines(self):
         self.train("--amp", "--work-dir", "w")
@@ -171,21 +181,24 @@ class CommandTest(unittest.TestCase):
         whole = ["train_cfg.max_epochs=300", "train_dataloader.batch_size=16"]
         for number, name in ((signal.SIGINT, "SIGINT"), (signal.SIGTERM, "SIGTERM")):
             work_dir = self.dir / name
-            process = subprocess.Popen([PROGRAM, "train", CONFIGS / "mnist_mlp.yaml", "--device", "cpu", "--work-dir", work_dir,
-                                        *self.options(*whole)], stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen([PROGRAM, "train", CONFIGS / "mnist_mlp.yaml", "--device", "cpu", "--amp", "--work-dir", work_dir,
+                                        *self.options(*whole)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for line in process.stdout:
                 if line.startswith("test accuracy"):
                     break
             process.send_signal(number)
-            output = process.stdout.read()
-            process.stdout.close()
-            self.assertEqual(process.wait(), 128 + number)
-            stopped = re.search(rf"stopped by {name} after step (\d+): saved (\S+); go on with --resume", output)
+            output, errors = process.communicate()
+            self.assertEqual(process.returncode, 128 + number)
+            self.assertIn("stopping after this step; once more to end at once", errors)
+            stopped = re.search(rf"stopped by {name} after step (\d+): saved (\S+); go on with\n  (.+)\n", output)
             self.assertTrue(stopped, output)
             self.assertTrue(Path(stopped[2]).exists())
             epochs = int(stopped[1]) // 30 + 1
-            output = self.train("--resume", "--work-dir", work_dir, options=[f"train_cfg.max_epochs={epochs}", whole[1]])
+            # What it says to go on with, as typed, is enough: data, batch size and --amp are in the saved config.
+            output = subprocess.run(f"{stopped[3]} --cfg-options train_cfg.max_epochs={epochs}", shell=True, cwd=self.dir, text=True,
+                                    capture_output=True, check=True).stdout
             self.assertIn(f"resumed from {stopped[2]} after step {stopped[1]}", output)
+            self.assertIn("dtype bfloat16", output)
 
     def test_resume_from_a_named_file(self):
         self.train("--work-dir", "a", options=["train_cfg.max_epochs=1"])
@@ -194,6 +207,39 @@ class CommandTest(unittest.TestCase):
         self.train("--work-dir", "c")
         name = "checkpoints/step_00000016.safetensors"
         self.assertEqual((self.dir / "b" / name).read_bytes(), (self.dir / "c" / name).read_bytes())
+
+    def test_resume_refuses_other_settings_and_data(self):
+        self.train("--amp", options=["train_cfg.max_epochs=1"])
+        self.fails(self.train("--resume", status=2), "[resume]", 'optim_wrapper.type = "OptimWrapper" (it was "AmpOptimWrapper")', "add --amp")
+        self.fails(self.train("--resume", "--amp", options=["optim_wrapper.optimizer.lr=0.5"], status=2),
+                   "optim_wrapper.optimizer.lr = 0.5 (it was 0.001)", "start anew without --resume")
+        self.data = self.dir / "fewer"
+        write_idx(self.data, train=240)
+        self.fails(self.train("--resume", "--amp", status=2), "the data it began with, but got 240 examples", "for 480")
+
+    def test_resume_from_a_file_into_a_used_work_dir(self):
+        self.train("--work-dir", "d", options=["train_cfg.max_epochs=3"])
+        self.train("--work-dir", "d0", "--seed", "1", options=["train_cfg.max_epochs=1"])
+        output = self.train("--work-dir", "d", "--seed", "1", "--resume", "d0/checkpoints/step_00000008.safetensors")
+        self.assertIn("checkpoints that are not this run's past there were moved to d/previous_1", output)
+        saved = re.search(r"^checkpoint (\S+)$", output, re.M)[1]
+        self.assertEqual(saved, "d/checkpoints/step_00000016.safetensors")
+        self.assertTrue((self.dir / saved).exists())
+        self.assertEqual(sorted(p.name for p in (self.dir / "d/previous_1/checkpoints").iterdir()),
+                         ["step_00000016.safetensors", "step_00000024.safetensors"])
+        self.assertIn(f"resumed from {saved} after step 16", self.train("--work-dir", "d", "--seed", "1", "--resume"))
+
+    def test_one_run_a_work_dir(self):
+        process = subprocess.Popen([PROGRAM, "train", CONFIGS / "mnist_mlp.yaml", "--device", "cpu", "--work-dir", "w",
+                                    *self.options("train_cfg.max_epochs=100000")], cwd=self.dir, stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        try:
+            self.fails(self.train("--work-dir", "w", status=1), "[work dir] 'w' must belong to one run at a time", "--work-dir")
+            self.assertIsNone(process.poll())
+        finally:
+            process.kill()
+            process.communicate()
+        self.train("--work-dir", "w", options=["train_cfg.max_epochs=1"])
 
     def test_resume_without_a_checkpoint_starts(self):
         self.assertIn("no checkpoint there yet", self.train("--resume", options=["train_cfg.max_epochs=1"]))
