@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -51,7 +52,9 @@ std::string_view without_namespace(std::string_view name) {
 
 }  // namespace
 
-/// A thread's running operators and living counters.
+/// A thread's running operators and living counters. The callback is one for the process, there
+/// while any counter lives: at::ThreadLocalState would carry a thread's own one along with work, so
+/// that it is called twice, or for a dead counter, or not at all.
 class OpObserver {
  public:
   static OpObserver& of_this_thread() {
@@ -60,26 +63,27 @@ class OpObserver {
   }
 
   void add(DtypeCounter* counter) {
-    if (counters_.empty()) {
-      handle_ = at::addThreadLocalCallback(at::RecordFunctionCallback(&on_start, &on_end)
-                                               .needsOutputs(true)
-                                               .scopes({at::RecordScope::FUNCTION}));
-    }
     counters_.push_back(counter);
+    const std::lock_guard lock(callback_mutex_);
+    if (callback_users_++ > 0) return;
+    callback_ = at::addGlobalCallback(at::RecordFunctionCallback(&on_start, &on_end)
+                                          .needsOutputs(true)
+                                          .scopes({at::RecordScope::FUNCTION}));
   }
 
   bool remove(DtypeCounter* counter) {
     const auto found = std::find(counters_.begin(), counters_.end(), counter);
     if (found == counters_.end()) return false;
     counters_.erase(found);
-    if (counters_.empty()) at::removeCallback(handle_);
+    const std::lock_guard lock(callback_mutex_);
+    if (--callback_users_ == 0) at::removeCallback(callback_);
     return true;
   }
 
  private:
   static std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& call) {
     auto& self = of_this_thread();
-    // LibTorch hands callbacks on to autograd's threads, which have no counters.
+    // On the CPU backward() runs on the thread that called it.
     if (self.counters_.empty() || torch::autograd::get_current_graph_task_id() != -1)
       return nullptr;
     auto frame = std::make_unique<Frame>();
@@ -115,8 +119,11 @@ class OpObserver {
   }
 
   std::vector<DtypeCounter*> counters_;
-  at::CallbackHandle handle_ = at::INVALID_CALLBACK_HANDLE;
   Frame* running_ = nullptr;
+
+  inline static std::mutex callback_mutex_;
+  inline static int callback_users_ = 0;
+  inline static at::CallbackHandle callback_ = at::INVALID_CALLBACK_HANDLE;
 };
 
 DtypeCounter::DtypeCounter() {

@@ -20,14 +20,19 @@ namespace halfstep::inspect {
 /// are not counted, so that CPU (where backward shares the caller's thread) and CUDA (where it
 /// doesn't) report the same.
 ///
-/// Counters nest and may overlap: each counts what ran while it lived. Sees ops under InferenceMode
-/// too. Costs nothing while no counter lives, else about a microsecond an op; holds an op's outputs
-/// alive until the op ends. Never syncs with the device. Must end on the thread that made it, or
-/// says so on standard error and ends the program.
-class DtypeCounter {
+/// Counters nest and may overlap: each counts what ran on its thread while it lived, also inside
+/// work that halfstep::propagate brought there. Sees ops under InferenceMode too. Costs nothing
+/// while no counter lives, else about a microsecond an op, on every thread, and holds an op's
+/// outputs alive until the op ends. Never syncs with the device. Must end on the thread that made
+/// it, or says so on standard error and ends the program.
+class [[nodiscard]] DtypeCounter {
  public:
+  /// Begins to count.
   DtypeCounter();
+
+  /// Ends counting.
   ~DtypeCounter();
+
   DtypeCounter(const DtypeCounter&) = delete;
   DtypeCounter& operator=(const DtypeCounter&) = delete;
 

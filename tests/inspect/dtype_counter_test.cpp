@@ -1,10 +1,13 @@
 #include "halfstep/inspect/dtype_counter.h"
 
 #include "halfstep/autocast/autocast.h"
+#include "halfstep/autocast/propagate.h"
 #include "halfstep/nn/linear.h"
 
+#include <atomic>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include <torch/torch.h>
 
@@ -31,6 +34,13 @@ class DtypeCounters : public testing::DeviceTest {
 HALFSTEP_ON_EACH_DEVICE(DtypeCounters);
 
 using Counts = std::map<std::string, DtypeCounts>;
+
+namespace {
+template <class Function>
+void on_thread(Function&& function) {
+  std::thread(std::forward<Function>(function)).join();
+}
+}  // namespace
 
 TEST_P(DtypeCounters, Float32) {
   torch::nn::Sequential net(nn::Linear(8, 8), torch::nn::ReLU(), nn::Linear(8, 3));
@@ -186,10 +196,55 @@ TEST_P(DtypeCounters, OpsWithoutFloatingPointOutputsAreNotCounted) {
 
 TEST_P(DtypeCounters, OtherThreadsAndDeadCountersCountNothing) {
   std::optional<DtypeCounter> counter(std::in_place);
-  std::thread([&] { torch::relu(x); }).join();
+  on_thread([&] { torch::relu(x); });
   EXPECT_TRUE(counter->report().ops.empty());
   counter.reset();
-  EXPECT_FALSE(at::hasThreadLocalCallbacks());
+  EXPECT_FALSE(at::hasCallbacks());
+}
+
+TEST_P(DtypeCounters, CountersInsidePropagatedWorkNest) {
+  DtypeCounter outer;
+  std::optional<DtypeCounter> ended_inside(std::in_place);
+  propagate([&] {
+    const DtypeCounter inner;
+    at::relu(x);
+    ended_inside.reset();
+    at::relu(x);
+    EXPECT_EQ(inner.report().kinds, (Counts{{"activation", {{torch::kFloat, 2}}}}));
+  })();
+  at::wrapPropagateTLSState([&] {
+    const DtypeCounter inner;
+    F::cross_entropy(x, y);
+    EXPECT_EQ(inner.report().kinds, (Counts{{"loss", {{torch::kFloat, 1}}}}));
+  })();
+  at::relu(x);
+  EXPECT_EQ(outer.report().kinds,
+            (Counts{{"activation", {{torch::kFloat, 3}}}, {"loss", {{torch::kFloat, 1}}}}));
+}
+
+TEST_P(DtypeCounters, SeeWorkPropagatedBeforeThem) {
+  const auto work = propagate([&] { at::relu(x); });
+  const DtypeCounter counter;
+  work();
+  on_thread(work);
+  EXPECT_EQ(counter.report().kinds, (Counts{{"activation", {{torch::kFloat, 1}}}}));
+}
+
+TEST_P(DtypeCounters, CountOnThreadsOfTheirOwn) {
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong = 0;
+  for (int i = 1; i <= 3; ++i) {
+    threads.emplace_back([this, i, &wrong] {
+      for (int round = 0; round < 50; ++round) {
+        const DtypeCounter counter;
+        for (int op = 0; op < i; ++op) at::relu(x);
+        if (counter.report().kinds != Counts{{"activation", {{torch::kFloat, i}}}}) ++wrong;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_FALSE(at::hasCallbacks());
 }
 
 TEST(DtypeReports, NameTheKindOfAnOp) {
