@@ -1,12 +1,12 @@
 #include "halfstep/autocast/autocast.h"
 
 #include "halfstep/autocast/cast_cache.h"
+#include "halfstep/core/cuda_info.h"
 #include "halfstep/core/device.h"
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
 
 #include <ATen/autocast_mode.h>
-#include <ATen/ops/ones.h>
 
 namespace halfstep {
 
@@ -19,16 +19,6 @@ std::string device_types_with_autocast() {
   for (const auto type : at::autocast::_AUTOCAST_SUPPORTED_DEVICES)
     names += (names.empty() ? "" : ", ") + c10::DeviceTypeName(type, /*lower_case=*/true);
   return names;
-}
-
-// As torch.cuda.is_bf16_supported: emulation counts, so a small tensor tells.
-bool current_cuda_device_holds(c10::ScalarType dtype) {
-  try {
-    at::ones({1}, at::TensorOptions(c10::kCUDA).dtype(dtype));
-    return true;
-  } catch (const c10::Error&) {
-    return false;
-  }
 }
 
 void check_device_type(c10::DeviceType device_type) {
@@ -50,10 +40,8 @@ bool check_enabled(c10::DeviceType device_type, c10::ScalarType dtype) {
         "autocast is disabled: use the type of the device the model runs on");
     return false;
   }
-  if (dtype == c10::kHalf) return true;
-  static const bool holds_bfloat16 = current_cuda_device_holds(c10::kBFloat16);
-  HALFSTEP_CHECK_ENVIRONMENT(holds_bfloat16, "Autocast",
-                             "dtype must be one the CUDA device supports, but got ",
+  HALFSTEP_CHECK_ENVIRONMENT(dtype == c10::kHalf || detail::current_cuda_device_holds_bfloat16(),
+                             "Autocast", "dtype must be one the CUDA device supports, but got ",
                              dtype_name(dtype), "; use float16");
   return true;
 }
@@ -69,6 +57,7 @@ Autocast::Autocast(const AutocastOptions& options)
   surrounding_ = innermost;
   dtype_ = enabled_ ? options.dtype().value_or(previous_dtype_) : previous_dtype_;
   enabled_ = enabled_ && check_enabled(device_type_, dtype_);
+  if (!enabled_) dtype_ = previous_dtype_;
 
   if (!continues_surroundings()) detail::clear_cast_cache();
   at::autocast::set_autocast_enabled(device_type_, enabled_);

@@ -60,16 +60,16 @@ class AutocastOptions {
 ///   }
 ///   loss.backward();
 ///
-/// Regions nest, and a disabled one may stand inside an enabled one: cast its inputs to float32 by
-/// hand, they may arrive in 16 bits. What was set before is restored at the end, also when an
-/// exception passes. Autocast is a property of the thread: backward() carries it to autograd's
-/// threads, and halfstep::propagate to threads of your own.
+/// Regions nest, and a disabled one may stand inside an enabled one. What the outer one computed
+/// may be in 16 bits: inside the disabled one, cast it to float32 by hand. What was set before is
+/// restored at the end, also when an exception passes. Autocast is a property of the thread:
+/// backward() carries it to autograd's threads, and halfstep::propagate to threads of your own.
 ///
-/// LibTorch's cast cache is one for the process and knows no dtype. So a region is empty of casts
-/// at its start unless the one around it is enabled with the same dtype, and leaves none behind
-/// that its surroundings could not have made: a float16 region inside a bfloat16 one may use the
-/// same weights. A weight changed in place inside a region (an optimizer's step) is not seen by
-/// casts made before. Threads that use one weight in different dtypes at the same time need
+/// LibTorch's cast cache is one for the process and knows no dtype. So an enabled region clears it
+/// at both ends, unless the region directly around it is enabled with the same dtype: a float16
+/// region inside a bfloat16 one may use the same weights. A cast is not renewed when its weight is
+/// changed in place inside the region: step the optimizer outside, or with GradScaler, which clears
+/// the cache. Threads that use one weight in different dtypes at the same time need
 /// `cache_enabled(false)`.
 ///
 /// Never syncs with the device. Lives on the thread that made it and ends before what was made
@@ -78,8 +78,9 @@ class AutocastOptions {
 ///
 /// Difference from Python: an enabled region with another dtype than float16 and bfloat16 is an
 /// error, where Python warns and goes on without autocast; a disabled region leaves the dtype
-/// alone; entering or leaving a region of another dtype clears the cast cache, where Python hands
-/// out casts of the wrong dtype.
+/// alone; entering or leaving an enabled region clears the cast cache where the region directly
+/// around it is disabled or has another dtype, where Python keeps the casts, also those of the
+/// wrong dtype.
 class [[nodiscard]] Autocast {
  public:
   /// Enters the region. Where it is to be enabled for CUDA but no CUDA device works, warns once per

@@ -9,7 +9,13 @@ namespace halfstep::detail {
 /// CUDA".
 std::string why_no_cuda();
 
-/// "NVIDIA H200, compute capability 9.0". Throws where there is no such device.
+/// "NVIDIA H200, compute capability 9.0". Throws where there is no such device; EnvironmentError
+/// in a CPU build.
 std::string cuda_device_name(int index);
+
+/// Whether the thread's current CUDA device computes in bfloat16, by itself or emulated: as
+/// torch.cuda.is_bf16_supported. Asks a device once, with a small tensor where it is older than
+/// capability 8. Throws EnvironmentError in a CPU build.
+bool current_cuda_device_holds_bfloat16();
 
 }  // namespace halfstep::detail

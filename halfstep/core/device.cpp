@@ -12,6 +12,12 @@ bool cuda_works() {
   return torch::cuda::is_available();
 }
 
+namespace detail {
+std::string cuda_device_words(int count) {
+  return count == 1 ? "'cuda:0', the only one" : c10::str("'cuda:0' to 'cuda:", count - 1, "'");
+}
+}  // namespace detail
+
 c10::Device parse_device(std::string_view word) {
   if (word == "auto") return cuda_works() ? c10::Device(c10::kCUDA, 0) : c10::Device(c10::kCPU);
   if (word == "cpu") return c10::Device(c10::kCPU);
@@ -20,15 +26,16 @@ c10::Device parse_device(std::string_view word) {
   const bool numeric = !index_text.empty() && index_text.size() <= 3 &&
                        index_text.find_first_not_of("0123456789") == std::string_view::npos;
   HALFSTEP_CHECK_USAGE(cuda && (word == "cuda" || (word.size() > 5 && numeric)), "device",
-                       "a device must be auto, cpu, cuda or cuda:N, but got '", word, "'");
+                       "a device must be auto, cpu, cuda or cuda:N, but got '", word,
+                       "'; 'auto' takes CUDA where it works");
   HALFSTEP_CHECK_ENVIRONMENT(cuda_works(), "device", "'", word,
                              "' needs a working CUDA device, but ", detail::why_no_cuda(),
-                             "; use --device cpu or auto");
+                             "; use 'cpu' or 'auto'");
   const int index = std::stoi(std::string(index_text));
   const auto count = static_cast<int>(torch::cuda::device_count());
-  HALFSTEP_CHECK_ENVIRONMENT(index < count, "device", "'", word, "' must name one of the ", count,
-                             " CUDA devices (cuda:0 … cuda:", count - 1,
-                             "), but there is no such device");
+  HALFSTEP_CHECK_ENVIRONMENT(index < count, "device",
+                             "a CUDA device must be one that works here, but got '", word,
+                             "'; use ", detail::cuda_device_words(count));
   return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
 }
 

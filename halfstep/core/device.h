@@ -16,6 +16,12 @@ bool cuda_works();
 c10::Device parse_device(std::string_view word);
 
 /// One line for a person: "cpu (2 threads)" or "cuda:0 (NVIDIA H200, compute capability 9.0)".
+/// Throws EnvironmentError for a CUDA device in a build without CUDA.
 std::string describe_device(c10::Device device);
+
+namespace detail {
+/// The words for `count` CUDA devices, as the end of a sentence: "'cuda:0' to 'cuda:3'".
+std::string cuda_device_words(int count);
+}  // namespace detail
 
 }  // namespace halfstep

@@ -55,8 +55,9 @@ c10::ScalarType parse_dtype(std::string_view name) {
   for (const auto& [known, dtype] : names) {
     if (known == name) return dtype;
   }
-  detail::raise<UsageError>(
-      "parse_dtype", "a dtype must be float32, float16, bfloat16 or float64, but got '", name, "'");
+  detail::raise<UsageError>("parse_dtype",
+                            "a dtype must be float32, float16, bfloat16 or float64, but got '",
+                            name, "'; use one of these or a short name: fp32, fp16, bf16, fp64");
 }
 
 }  // namespace halfstep

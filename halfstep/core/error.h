@@ -1,6 +1,4 @@
 #pragma once
-#include <exception>
-#include <iostream>
 #include <stdexcept>
 #include <string>
 
@@ -38,20 +36,17 @@ template <class ErrorType, class... Parts>
   throw ErrorType(c10::str("[", where, "] ", parts...));
 }
 
-/// For destructors, which can't throw: prints the message on standard error and ends the program.
-template <class... Parts>
-[[noreturn]] void die(const char* where, const Parts&... parts) noexcept {
-  std::cerr << c10::str("[", where, "] ", parts...) << std::endl;
-  std::terminate();
-}
+/// For destructors, which can't throw: prints `[where] message` on standard error and ends the
+/// program.
+[[noreturn]] void die(const char* where, const char* message) noexcept;
 }  // namespace detail
 
 }  // namespace halfstep
 
 /// Throws UsageError unless `condition` holds. The message parts are evaluated only then.
-/// Example: HALFSTEP_CHECK_USAGE(factor > 1, "GradScaler", "growth_factor must be above 1, but got
-/// ", factor,
-///                               "; use 2.0 unless you have a reason");
+///
+///   HALFSTEP_CHECK_USAGE(factor > 1, "GradScaler",
+///                        "growth_factor must be above 1, but got ", factor, "; use 2.0");
 #define HALFSTEP_CHECK_USAGE(condition, where, ...)                          \
   do {                                                                       \
     if (!(condition)) [[unlikely]]                                           \

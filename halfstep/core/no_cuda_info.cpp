@@ -8,7 +8,13 @@ std::string why_no_cuda() {
 }
 
 std::string cuda_device_name(int index) {
-  raise<EnvironmentError>("device", "cuda:", index, " needs CUDA, but ", why_no_cuda());
+  raise<EnvironmentError>("device", "cuda:", index, " needs CUDA, but ", why_no_cuda(),
+                          "; use 'cpu' or 'auto', or build with HALFSTEP_CUDA=ON");
+}
+
+bool current_cuda_device_holds_bfloat16() {
+  raise<EnvironmentError>("device", "bfloat16 on CUDA needs CUDA, but ", why_no_cuda(),
+                          "; build with HALFSTEP_CUDA=ON");
 }
 
 }  // namespace halfstep::detail

@@ -179,8 +179,10 @@ TEST(AutocastErrors, WarnsAndIsDisabledWhereCudaDoesNotWork) {
   } collector;
   const c10::WarningUtils::WarningHandlerGuard handler(&collector);
   const c10::WarningUtils::WarnAlways always(true);
-  const Autocast autocast(torch::kCUDA);
+  const Autocast autocast(AutocastOptions(torch::kCUDA).dtype(torch::kBFloat16));
   EXPECT_FALSE(autocast.enabled());
+  EXPECT_EQ(autocast.dtype(), torch::kHalf);
+  EXPECT_EQ(at::autocast::get_autocast_dtype(torch::kCUDA), torch::kHalf);
   EXPECT_FALSE(at::autocast::is_autocast_enabled(torch::kCUDA));
   EXPECT_THAT(collector.text, ::testing::HasSubstr("needs a working CUDA device"));
 }

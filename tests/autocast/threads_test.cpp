@@ -99,6 +99,53 @@ TEST_P(AutocastThreads, PropagateForwardsArgumentsAndResults) {
   EXPECT_EQ(total, 3);
 }
 
+TEST_P(AutocastThreads, PropagateTakesWorkThatChangesItself) {
+  auto count = propagate([calls = 0]() mutable { return ++calls; });
+  EXPECT_EQ(count(), 1);
+  EXPECT_EQ(count(), 2);
+  static_assert(!std::is_invocable_v<const decltype(count)&>);
+}
+
+// The cast cache knows no dtype: with the caller's casts in it, a product of two dtypes throws.
+TEST_P(AutocastThreads, PropagatedWorkOfAnotherDtypeSharesAWeight) {
+  const auto x = torch::randn({2, 4}, device());
+  const auto weight = torch::randn({3, 4}, device()).requires_grad_();
+  const auto product = [&](c10::ScalarType dtype) {
+    const Autocast off(AutocastOptions(GetParam()).enabled(false));
+    return at::linear(x.to(dtype), weight.detach().to(dtype));
+  };
+  const auto other = [&] {
+    const Autocast autocast(options());
+    return propagate([&] { return at::linear(x, weight); });
+  }();
+  const auto plain = propagate([&] { return at::linear(x, weight); });
+
+  const Autocast autocast(GetParam());
+  ASSERT_NE(autocast.dtype(), other_dtype());
+  for (int round = 0; round < 2; ++round) {
+    testing::expect_same_bits(at::linear(x, weight), product(autocast.dtype()));
+    testing::expect_same_bits(other(), product(other_dtype()));
+    testing::expect_same_bits(at::linear(x, weight), product(autocast.dtype()));
+    torch::Tensor joined;
+    on_thread([&] { joined = other(); });
+    testing::expect_same_bits(joined, product(other_dtype()));
+    testing::expect_same_bits(at::linear(x, weight), product(autocast.dtype()));
+    testing::expect_same_bits(plain(), product(torch::kFloat));
+  }
+}
+
+TEST_P(AutocastThreads, PropagatedWorkUsesTheCastsOfItsOwnRegion) {
+  const auto x = torch::randn({2, 4}, device());
+  const auto weight = torch::randn({3, 4}, device()).requires_grad_();
+  const testing::CastCounter casts(weight);
+  const Autocast autocast(GetParam());
+  const auto work = propagate([&] { at::linear(x, weight); });
+  at::linear(x, weight);
+  work();
+  at::linear(x, weight);
+  EXPECT_EQ(casts.count(), 1);
+}
+
 TEST_P(AutocastThreads, PropagateRestoresStateWhenAnExceptionPasses) {
   const auto work = [&] {
     const Autocast autocast(options().cache_enabled(false));

@@ -23,7 +23,7 @@ TEST(Dtype, LowPrecisionIsSixteenBitFloats) {
 
 TEST(Dtype, UnknownNameListsTheKnownOnes) {
   EXPECT_ERROR(parse_dtype("int8"), UsageError, "[parse_dtype]", "float32, float16, bfloat16",
-               "got 'int8'");
+               "got 'int8'; use one of these or a short name: fp32, fp16, bf16, fp64");
 }
 
 }  // namespace halfstep

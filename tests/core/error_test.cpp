@@ -11,6 +11,11 @@ TEST(ErrorTypes, TellCallerFromEnvironment) {
   EXPECT_THROW(HALFSTEP_CHECK_USAGE(false, "here", "no"), Error);
 }
 
+TEST(ErrorDeathTest, DieSaysWhyAndEndsTheProgram) {
+  EXPECT_DEATH(detail::die("Here", "a rule is broken; keep it"),
+               "\\[Here\\] a rule is broken; keep it");
+}
+
 TEST(ErrorTypes, MessagePartsAreEvaluatedOnlyOnFailure) {
   int evaluated = 0;
   HALFSTEP_CHECK_USAGE(true, "here", ++evaluated);
