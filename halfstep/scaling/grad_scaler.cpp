@@ -110,12 +110,15 @@ void GradScaler::unscale_(torch::optim::Optimizer& optimizer) {
                        "unscale_() must come before step(), but this optimizer was stepped already "
                        "since the last update(); call update() first");
   record.found_infs = divide_gradients(optimizer, kUnscale);
-  record.stage = Stage::unscaled;
+  if (!record.found_infs.empty()) record.stage = Stage::unscaled;
 }
 
 StepResult GradScaler::step(torch::optim::Optimizer& optimizer,
                             torch::optim::Optimizer::LossClosure closure) {
+  auto* taker = dynamic_cast<TakesGradScale*>(&optimizer);
   if (!is_enabled()) {
+    std::optional<LentScale> preset;
+    if (taker != nullptr) preset.emplace(*taker);
     auto loss = step_and_clear_cache(optimizer, std::move(closure));
     return StepResult::known(true, {}, std::move(loss));
   }
@@ -131,7 +134,6 @@ StepResult GradScaler::step(torch::optim::Optimizer& optimizer,
                        "stepped already since the last update(); call update() after the last "
                        "optimizer's step()");
   if (lbfgs != nullptr) return step_lbfgs(*lbfgs, closure, record);
-  auto* taker = dynamic_cast<TakesGradScale*>(&optimizer);
   return taker ? step_taking_scale(optimizer, *taker, record) : step_ordinary(optimizer, record);
 }
 
@@ -217,9 +219,8 @@ StepResult GradScaler::step_taking_scale(torch::optim::Optimizer& optimizer, Tak
     found_inf = combine(record.found_infs);
   }
   const LentScale lent(taker);
-  if (!unscaled)
-    taker.grad_scale =
-        taker.grad_scale ? scale * detail::to_device(*taker.grad_scale, scale.device()) : scale;
+  if (taker.grad_scale) taker.grad_scale = detail::to_device(*taker.grad_scale, scale.device());
+  if (!unscaled) taker.grad_scale = taker.grad_scale ? scale * *taker.grad_scale : scale;
   if (found_inf.defined()) taker.found_inf = found_inf;
   auto loss = step_and_clear_cache(optimizer);
   record.stage = Stage::stepped;
@@ -362,11 +363,11 @@ void GradScaler::load_state(const std::optional<GradScalerState>& state) {
   detail::check_growth_interval(state->growth_interval, kLoadState);
   HALFSTEP_CHECK_USAGE(state->growth_tracker >= 0, kLoadState,
                        "growth_tracker must be 0 or more, but got ", state->growth_tracker,
-                       "; the file is damaged or of another program");
+                       "; the state is damaged or of another program: start with a new scaler");
   const int64_t hysteresis = state->hysteresis_tracker.value_or(options_.hysteresis());
   HALFSTEP_CHECK_USAGE(hysteresis >= 1, kLoadState,
                        "hysteresis_tracker must be 1 or more, but got ", hysteresis,
-                       "; the file is damaged or of another program");
+                       "; the state is damaged or of another program: start with a new scaler");
   options_.init_scale(state->scale)
       .growth_factor(state->growth_factor)
       .backoff_factor(state->backoff_factor)

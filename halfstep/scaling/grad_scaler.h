@@ -34,11 +34,13 @@ namespace halfstep {
 ///     scaler.update();             // once, last
 ///   }
 ///
-/// An optimizer is known by its address from its first call to `update()`, which forgets it: don't
-/// destroy or move one in between. Not for use by two threads at once.
+/// An optimizer is known by its address from the first `unscale_` or `step` that names it until
+/// `update()`, which forgets it: don't destroy or move one in between. Not for use by two threads
+/// at once.
 ///
 /// Errors: a call that breaks a rule throws UsageError and changes nothing. Where the optimizer's
-/// own step throws, its gradients stay unscaled and `step` may be called again. Where a kernel
+/// own step throws, its gradients stay as it got them (unscaled, or scaled for one that
+/// TakesGradScale) and `step` may be called again. Where a kernel
 /// throws in the middle of unscaling, some gradients are unscaled: zero them before going on.
 class GradScaler {
  public:
@@ -49,6 +51,9 @@ class GradScaler {
   // A copy would share the scale's tensors: hand over `state()` instead.
   GradScaler(const GradScaler&) = delete;
   GradScaler& operator=(const GradScaler&) = delete;
+
+  /// Moves the state and the notes on optimizers; what is moved from may only be assigned to or
+  /// destroyed.
   GradScaler(GradScaler&&) = default;
   GradScaler& operator=(GradScaler&&) = default;
 
@@ -64,15 +69,17 @@ class GradScaler {
   template <detail::TensorNest Outputs>
   Outputs scale(const Outputs& outputs);
 
-  /// The same for `{loss_a, loss_b}` and other lists that own nothing.
+  /// The same for `{loss_a, loss_b}` and other lists that own nothing. `scale({loss})` is the
+  /// overload above for one tensor and returns a tensor: for a list of one, pass a vector.
   std::vector<at::Tensor> scale(at::TensorList outputs);
 
   /// Divides the gradients of `optimizer` by the scale in place, once, and notes infs and NaNs.
   /// Call it after the last backward of the iteration and before clipping; `step` calls it where
   /// you did not. Does not sync. bfloat16 gradients are taken on CUDA too, through float32 copies
   /// (Difference from Python, which has no kernel for them). A gradient listed twice is divided
-  /// once (Difference from Python). Throws UsageError before `scale`, for a second call before
-  /// `update`, after `step`, and for float16 gradients.
+  /// once (Difference from Python). Nothing is noted for an optimizer without gradients (Difference
+  /// from Python, where no way leads on from there). Throws UsageError before `scale`, for a second
+  /// call before `update`, after `step`, and for float16 gradients.
   void unscale_(torch::optim::Optimizer& optimizer);
 
   /// Unscales where needed, then calls `optimizer.step()` unless a gradient has an inf or NaN.
@@ -130,6 +137,7 @@ class GradScaler {
   /// The options, as the setters and `load_state` left them.
   const GradScalerOptions& options() const { return options_; }
 
+  /// As in the options, or as set or loaded since. Don't sync.
   double get_growth_factor() const { return options_.growth_factor(); }
   double get_backoff_factor() const { return options_.backoff_factor(); }
   int64_t get_growth_interval() const { return options_.growth_interval(); }
@@ -145,10 +153,13 @@ class GradScaler {
   /// Python compares for equality only and would not grow before the next overflow.
   void set_growth_interval(int64_t new_interval);
 
+  /// Whether it scales: false where the options say so, or where they ask for CUDA and it does not
+  /// work. A disabled scaler passes everything through.
   bool is_enabled() const { return options_.enabled(); }
 
-  /// Updates without an inf or NaN since the scale last moved, or since the last overflow with
-  /// GrowthCount::since_overflow. Syncs like `get_scale`.
+  /// Updates in a row without an inf or NaN since the scale last grew or backed off, or since the
+  /// last overflow with GrowthCount::since_overflow; `update` with a new scale leaves it. Syncs like
+  /// `get_scale`.
   int64_t growth_tracker() const;
 
   /// The overflows left until the scale backs off, from the hysteresis of the options down to 1.
@@ -200,6 +211,7 @@ class GradScaler {
   std::unordered_map<const torch::optim::Optimizer*, Record> records_;
 };
 
+/// What torch::save and torch::load call: `save` and `load` as operators.
 torch::serialize::OutputArchive& operator<<(torch::serialize::OutputArchive& archive,
                                             const GradScaler& scaler);
 torch::serialize::InputArchive& operator>>(torch::serialize::InputArchive& archive,

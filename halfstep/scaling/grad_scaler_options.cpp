@@ -111,7 +111,7 @@ void GradScalerOptions::validate() const {
   HALFSTEP_CHECK_USAGE(
       device_type_ == c10::DeviceType::CPU || device_type_ == c10::DeviceType::CUDA, where,
       "device_type must be kCPU or kCUDA, but got ", c10::DeviceTypeName(device_type_, true),
-      "; LibTorch has the loss scaling kernels for these two");
+      "; use the one the model runs on: LibTorch has loss scaling kernels for these two");
   detail::check_scale(init_scale_, "init_scale", where);
   validate_rule(where);
   HALFSTEP_CHECK_USAGE(check_overflow_ || !rule_.dynamic, where,

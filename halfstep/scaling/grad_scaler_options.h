@@ -24,6 +24,8 @@ class GradScalerOptions {
   /// `device_type` is kCPU or kCUDA. Default: kCUDA where CUDA works, else kCPU. Difference from
   /// Python: the default there is always "cuda".
   GradScalerOptions();
+
+  /// Converts implicitly, so that `GradScaler scaler(device.type())` works.
   GradScalerOptions(c10::DeviceType device_type) : device_type_(device_type) {}
 
   /// The device type a tensor handed to `GradScaler::update` must have, and the one that must work

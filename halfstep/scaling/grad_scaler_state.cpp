@@ -32,7 +32,7 @@ double read_double(torch::serialize::InputArchive& archive, const char* key) {
   archive.read(key, value);
   HALFSTEP_CHECK_ENVIRONMENT(value.isDouble(), "GradScaler::load", "key '", key,
                              "' must be a float, but got ", value.tagKind(),
-                             "; the file was not written by GradScaler::save");
+                             "; load a file that GradScaler::save wrote");
   return value.toDouble();
 }
 
@@ -41,7 +41,7 @@ int64_t read_int(torch::serialize::InputArchive& archive, const char* key) {
   archive.read(key, value);
   HALFSTEP_CHECK_ENVIRONMENT(value.isInt(), "GradScaler::load", "key '", key,
                              "' must be an int, but got ", value.tagKind(),
-                             "; the file was not written by GradScaler::save");
+                             "; load a file that GradScaler::save wrote");
   return value.toInt();
 }
 
@@ -65,7 +65,7 @@ std::optional<GradScalerState> read_grad_scaler_state(torch::serialize::InputArc
   if (missing == 5) return std::nullopt;
   HALFSTEP_CHECK_ENVIRONMENT(missing == 0, "GradScaler::load",
                              "the archive must have all five keys of a GradScaler, but lacks ",
-                             names, "; it is damaged or of another program");
+                             names, "; load a file that GradScaler::save wrote");
   GradScalerState state;
   state.scale = read_double(archive, kScale);
   state.growth_factor = read_double(archive, kGrowthFactor);

@@ -20,7 +20,8 @@ class TakesGradScale {
   virtual ~TakesGradScale();
 
   /// 0-dim float32. Before `GradScaler::step` the user may put a factor here, by which the
-  /// gradients are to be divided too; it holds for that one step. In `step()`: scale times the
+  /// gradients are to be divided too, on any device; it holds for that one step, also where the
+  /// scaler is disabled. In `step()`: scale times the
   /// factor, or, where the gradients were unscaled before, the factor alone (no value: nothing to
   /// divide by).
   std::optional<at::Tensor> grad_scale;

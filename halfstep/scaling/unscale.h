@@ -12,7 +12,8 @@ using FoundInfs = std::unordered_map<c10::Device, at::Tensor>;
 
 namespace detail {
 
-/// May float16 gradients be multiplied? They are refused where they would be rounded or overflow.
+/// Whether float16 gradients are taken. `refuse`: an unscaled one is too small for float16.
+/// `allow`: for a check alone, with a factor of 1, which changes no gradient.
 enum class Float16Gradients { refuse, allow };
 
 /// Multiplies every gradient of `optimizer` by `inv_scale` (0-dim float32) in place, once even

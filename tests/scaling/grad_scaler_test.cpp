@@ -55,7 +55,8 @@ TEST(GradScalerOptions, AreCheckedWholeAlsoWhereDisabled) {
     for (const int64_t bad : {int64_t{0}, int64_t{-1}, int64_t{1} << 31})
       EXPECT_ERROR(make(GradScalerOptions(options).growth_interval(bad)), UsageError,
                    "growth_interval must be from 1 to 2147483647");
-    EXPECT_ERROR(make(GradScalerOptions(c10::kMeta)), UsageError, "kCPU or kCUDA, but got meta");
+    EXPECT_ERROR(make(GradScalerOptions(c10::kMeta)), UsageError, "kCPU or kCUDA, but got meta",
+                 "use the one the model runs on");
   }
 }
 

@@ -95,6 +95,18 @@ TEST_P(ScalerMisuse, StepWithoutGradients) {
   scaler_->update();
 }
 
+TEST_P(ScalerMisuse, UnscaleWithoutGradients) {
+  scaler_->scale(torch::ones({}, torch::device(device())));
+  scaler_->unscale_(*optimizer_);
+  EXPECT_ERROR(scaler_->step(*optimizer_), UsageError, "[GradScaler::step]", "call backward()");
+  backward();
+  scaler_->unscale_(*optimizer_);
+  expect_gradient(2);
+  EXPECT_TRUE(scaler_->step(*optimizer_).stepped());
+  expect_value(0);
+  scaler_->update();
+}
+
 TEST_P(ScalerMisuse, Closures) {
   backward();
   EXPECT_ERROR(scaler_->step(*optimizer_, [&] { return (parameter_ * 2).sum(); }), UsageError,

@@ -124,7 +124,7 @@ TEST_P(ScalerState, ValuesOutOfRangeAreErrorsAndChangeNothing) {
   EXPECT_ERROR(scaler.load_state(GradScalerState{1, 2, 0.5, 0, 0}), UsageError,
                "growth_interval must be from 1");
   EXPECT_ERROR(scaler.load_state(GradScalerState{1, 2, 0.5, 2000, -1}), UsageError,
-               "growth_tracker must be 0 or more", "got -1");
+               "growth_tracker must be 0 or more", "got -1", "start with a new scaler");
   EXPECT_EQ(scaler.state(), before);
 }
 
@@ -142,13 +142,14 @@ TEST_P(ScalerState, DamagedArchivesAreErrors) {
   EXPECT_ERROR(load([](auto& out) { out.write("scale", c10::IValue(2.0)); }), EnvironmentError,
                "[GradScaler::load]",
                "lacks growth_factor, backoff_factor, growth_interval, "
-               "_growth_tracker");
+               "_growth_tracker; load a file that GradScaler::save wrote");
   EXPECT_ERROR(load([](auto& out) {
                  for (const char* key : {"scale", "growth_factor", "backoff_factor",
                                          "growth_interval", "_growth_tracker"})
                    out.write(key, c10::IValue(2.0));
                }),
-               EnvironmentError, "'growth_interval' must be an int, but got Double");
+               EnvironmentError, "'growth_interval' must be an int, but got Double",
+               "load a file that GradScaler::save wrote");
 }
 
 // Python compares the count with the interval for equality only: past it, the scale never grows.

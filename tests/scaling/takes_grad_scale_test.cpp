@@ -90,10 +90,36 @@ TEST_P(TakesScale, GradScalerWithPresetGradScale) {
     scaler.step(witness);
     ASSERT_TRUE(witness.seen_scale);
     EXPECT_EQ(witness.seen_scale->item<float>(), unscaled ? 3 : 6);
+    EXPECT_EQ(witness.seen_scale->device(), parameter.device());
     scaler.update();
     scaler.update(2.0 * 1);
     EXPECT_FALSE(witness.grad_scale) << "a preset holds for one step";
   }
+}
+
+TEST_P(TakesScale, APresetHoldsForOneStepOfADisabledScaler) {
+  auto parameter = parameter_on(device());
+  Witness witness({parameter}, torch::optim::SGDOptions(0.1));
+  GradScaler scaler(GradScalerOptions(GetParam()).enabled(false));
+  witness.grad_scale = torch::full({}, 3.0F);
+  scaler.step(witness);
+  ASSERT_TRUE(witness.seen_scale);
+  EXPECT_EQ(witness.seen_scale->item<float>(), 3);
+  scaler.step(witness);
+  EXPECT_FALSE(witness.seen_scale);
+}
+
+// A device that is not the scale's, so that the move shows without a GPU too.
+TEST(TakesScaleOnCpu, APresetFromAnotherDeviceIsMoved) {
+  auto parameter = parameter_on(c10::kCPU);
+  Witness witness({parameter}, torch::optim::SGDOptions(0.1));
+  GradScaler scaler(GradScalerOptions(c10::kCPU).init_scale(2));
+  scaler.scale(parameter.sum()).backward();
+  scaler.unscale_(witness);
+  witness.grad_scale = torch::full({}, 3.0F, torch::device(c10::kMeta));
+  // Meta tensors have no values to copy: that it is tried is what can be seen.
+  EXPECT_THROW(scaler.step(witness), c10::Error);
+  EXPECT_FALSE(witness.seen_scale);
 }
 
 TEST_P(TakesScale, AfterUnscaleThereIsNothingToDivideBy) {

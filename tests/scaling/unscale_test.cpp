@@ -216,7 +216,11 @@ TEST_P(Unscale, RefusesWhatItCannotTakeBeforeAnyChange) {
   auto complex = bad(torch::zeros({2}, torch::device(device()).dtype(torch::kComplexFloat)));
   EXPECT_ERROR(unscale_gradients(complex, quarter(), Float16Gradients::allow, "here"), UsageError,
                "must be floating-point", "ComplexFloat", "of its own");
-  for (auto* optimizer : {&half, &complex})
+  auto rows = bad(torch::eye(3, torch::device(device())).to_sparse_csr());
+  EXPECT_ERROR(unscale_gradients(rows, quarter(), Float16Gradients::refuse, "here"), UsageError,
+               "[here] gradients must be dense or COO sparse, but parameter 1 of group 0",
+               "layout SparseCsr; convert it");
+  for (auto* optimizer : {&half, &complex, &rows})
     EXPECT_TRUE(optimizer->param_groups()[0].params()[0].grad().eq(4).all().item<bool>());
 }
 
