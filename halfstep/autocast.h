@@ -1,4 +1,6 @@
 #pragma once
+/// Autocast regions, and propagate for threads of your own.
+
 #include "halfstep/autocast/autocast.h"
 #include "halfstep/autocast/propagate.h"
 #include "halfstep/autocast/shadow_weights.h"

@@ -1,4 +1,6 @@
 #pragma once
+/// Devices, dtypes, errors and versions.
+
 #include "halfstep/core/device.h"
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"

@@ -1,3 +1,5 @@
 #pragma once
+/// What ran in which dtype.
+
 #include "halfstep/inspect/dtype_counter.h"
 #include "halfstep/inspect/dtype_report.h"

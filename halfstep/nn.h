@@ -1,2 +1,4 @@
 #pragma once
+/// Modules that run well under autocast.
+
 #include "halfstep/nn/linear.h"

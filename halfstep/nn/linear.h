@@ -32,9 +32,11 @@ class LinearImpl : public torch::nn::LinearImpl {
   std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device = std::nullopt) const override;
 
+  /// "halfstep::nn::Linear(in_features=784, out_features=256, bias=true)".
   void pretty_print(std::ostream& stream) const override;
 };
 
+/// The module holder of LinearImpl: shared, called as `linear(input)`.
 TORCH_MODULE(Linear);
 
 }  // namespace halfstep::nn
