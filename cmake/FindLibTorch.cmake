@@ -5,17 +5,32 @@
 #   LibTorch::cpu    headers, libtorch_cpu and libc10
 #   LibTorch::cuda   the same with libtorch_cuda, libc10_cuda and the CUDA run-time library; only where the LibTorch has them
 #                    and CUDA's headers are found, else LibTorch_WHY_NO_CUDA says what is missing
+# The targets are global and made once; what the variables say about them is kept in properties of LibTorch::cpu.
 
 include("${CMAKE_CURRENT_LIST_DIR}/LocateLibTorch.cmake")
 if(NOT LibTorch_ROOT AND LibTorch_FIND_REQUIRED)
   message(FATAL_ERROR "[FindLibTorch] halfstep needs LibTorch ${LibTorch_OLDEST} or newer, but none was found; set LIBTORCH_ROOT "
-                      "or CMAKE_PREFIX_PATH to one, or `pip install torch`, or run `make setup` in a clone of halfstep")
+                      "or CMAKE_PREFIX_PATH to one, make one by `python3 -m venv $HOME/torch && $HOME/torch/bin/pip install torch` "
+                      "and set CMAKE_PREFIX_PATH=$HOME/torch, or run `make setup` in a clone of halfstep")
 endif()
 set(LibTorch_LAST_ROOT "${LibTorch_ROOT}" CACHE INTERNAL "The LibTorch of the last configure")
 
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(LibTorch REQUIRED_VARS LibTorch_ROOT VERSION_VAR LibTorch_VERSION)
-if(NOT LibTorch_FOUND OR TARGET LibTorch::cpu)
+if(NOT LibTorch_FOUND)
+  return()
+endif()
+if(TARGET LibTorch::cpu)
+  foreach(_name ROOT HAS_OPENMP HAS_CUDA WHY_NO_CUDA)
+    get_target_property(_known_${_name} LibTorch::cpu LibTorch_${_name})
+  endforeach()
+  if(NOT _known_ROOT STREQUAL LibTorch_ROOT)
+    message(FATAL_ERROR "[FindLibTorch] a project must link one LibTorch, but it uses ${_known_ROOT} already and "
+                        "${LibTorch_ROOT} was found (through ${LibTorch_ORIGIN}); name the same one everywhere")
+  endif()
+  foreach(_name HAS_OPENMP HAS_CUDA WHY_NO_CUDA)
+    set(LibTorch_${_name} "${_known_${_name}}")
+  endforeach()
   return()
 endif()
 
@@ -52,7 +67,8 @@ else()
   add_library(LibTorch::openmp INTERFACE IMPORTED GLOBAL)
   find_package(OpenMP QUIET COMPONENTS CXX)
   if(OpenMP_CXX_FOUND)
-    target_link_libraries(LibTorch::openmp INTERFACE OpenMP::OpenMP_CXX)
+    # Not OpenMP::OpenMP_CXX, which only this directory would know.
+    target_link_libraries(LibTorch::openmp INTERFACE ${OpenMP_CXX_LIBRARIES})
   else()
     set(LibTorch_HAS_OPENMP FALSE)
     set(_compile_openmp "")
@@ -85,29 +101,43 @@ if(TARGET LibTorch::torch_cuda AND TARGET LibTorch::c10_cuda)
       list(APPEND _missing ${_header})
     endif()
   endforeach()
-  set(_toolkit "")
+  set(_wrong "")
   if(_missing OR NOT _cudart)
+    set(_cudart "")
     find_package(CUDAToolkit QUIET)
     if(CUDAToolkit_FOUND)
-      set(_toolkit CUDA::cudart)
-      set(_includes "${CUDAToolkit_INCLUDE_DIRS}")
+      # libc10_cuda names the run-time library it was linked with.
+      file(STRINGS "${LibTorch_ROOT}/lib/libc10_cuda.so" _needed REGEX "libcudart[^ ]*\\.so\\.[0-9]+" LIMIT_COUNT 1)
+      string(REGEX REPLACE ".*libcudart[^ ]*\\.so\\.([0-9]+).*" "\\1" _needed "${_needed}")
+      if(_needed AND NOT CUDAToolkit_VERSION_MAJOR EQUAL _needed)
+        set(_wrong "it needs CUDA ${_needed}, and the toolkit found is ${CUDAToolkit_VERSION} in ${CUDAToolkit_TARGET_DIR} (CUDAToolkit_ROOT names another)")
+      else()
+        set(_cudart "${CUDA_cudart_LIBRARY}")
+        set(_includes "${CUDAToolkit_INCLUDE_DIRS}")
+      endif()
     endif()
-  else()
+  endif()
+  if(_cudart)
+    set(LibTorch_HAS_CUDA TRUE)
+    set(LibTorch_WHY_NO_CUDA "")
     list(GET _cudart 0 _cudart)
     add_library(LibTorch::cudart SHARED IMPORTED GLOBAL)
     set_target_properties(LibTorch::cudart PROPERTIES IMPORTED_LOCATION "${_cudart}")
-    set(_toolkit LibTorch::cudart)
-  endif()
-  if(_toolkit)
-    set(LibTorch_HAS_CUDA TRUE)
-    set(LibTorch_WHY_NO_CUDA "")
     add_library(LibTorch::cuda INTERFACE IMPORTED GLOBAL)
     set_target_properties(LibTorch::cuda PROPERTIES
       INTERFACE_INCLUDE_DIRECTORIES "${_includes}"
       # Nothing in a program names libtorch_cuda; without the flag the linker drops it, and with it every CUDA kernel.
       INTERFACE_LINK_OPTIONS "LINKER:--no-as-needed,${LibTorch_ROOT}/lib/libtorch_cuda.so,--as-needed"
-      INTERFACE_LINK_LIBRARIES "LibTorch::cpu;LibTorch::torch_cuda;LibTorch::c10_cuda;${_toolkit}")
+      INTERFACE_LINK_LIBRARIES "LibTorch::cpu;LibTorch::torch_cuda;LibTorch::c10_cuda;LibTorch::cudart")
+  elseif(_wrong)
+    set(LibTorch_WHY_NO_CUDA "${_wrong}")
   else()
     set(LibTorch_WHY_NO_CUDA "no CUDA toolkit was found (nvcc on PATH or CUDAToolkit_ROOT), and CUDA's headers do not lie beside ${LibTorch_ROOT}")
   endif()
 endif()
+
+set_target_properties(LibTorch::cpu PROPERTIES
+  LibTorch_ROOT "${LibTorch_ROOT}"
+  LibTorch_HAS_OPENMP "${LibTorch_HAS_OPENMP}"
+  LibTorch_HAS_CUDA "${LibTorch_HAS_CUDA}"
+  LibTorch_WHY_NO_CUDA "${LibTorch_WHY_NO_CUDA}")

@@ -22,11 +22,12 @@ endif()
 install(TARGETS halfstep EXPORT halfstepTargets COMPONENT library)
 install(EXPORT halfstepTargets NAMESPACE halfstep:: DESTINATION ${_config_dir} COMPONENT library)
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/halfstep" DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT library
-        FILES_MATCHING PATTERN "*.h" PATTERN "halfstep/train" EXCLUDE)
+        FILES_MATCHING PATTERN "*.h" PATTERN "halfstep/train" EXCLUDE PATTERN "halfstep/train.h" EXCLUDE)
 
 if(HALFSTEP_BUILD_TRAINER)
   install(TARGETS halfstep_train EXPORT halfstepTrainTargets COMPONENT trainer)
   install(EXPORT halfstepTrainTargets NAMESPACE halfstep:: DESTINATION ${_config_dir} COMPONENT trainer)
+  install(FILES "${PROJECT_SOURCE_DIR}/halfstep/train.h" DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/halfstep COMPONENT trainer)
   install(DIRECTORY "${PROJECT_SOURCE_DIR}/halfstep/train" DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/halfstep COMPONENT trainer
           FILES_MATCHING PATTERN "*.h")
   install(DIRECTORY "${PROJECT_SOURCE_DIR}/configs/" DESTINATION ${CMAKE_INSTALL_DATADIR}/halfstep/configs COMPONENT trainer

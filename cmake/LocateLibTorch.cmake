@@ -2,9 +2,10 @@
 # "version|folder|found through", or nothing where there is none, and fails where the LibTorch meant can't be used.
 #
 # Looks, in this order, at
-#   LIBTORCH_ROOT     (CMake or environment variable) a libtorch folder, or the torch folder of a Python environment
-#   CMAKE_PREFIX_PATH (likewise) each entry as a libtorch folder, its share/cmake, or a Python environment
-#   the LibTorch that this build folder was configured with before
+#   LIBTORCH_ROOT, LibTorch_ROOT  (CMake or environment variables) a libtorch folder, or the torch folder of a Python environment
+#   CMAKE_PREFIX_PATH             (likewise) each entry as a libtorch folder, its share/cmake, or a Python environment
+#   the LibTorch that an installed halfstep was built with (LibTorch_BUILT_WITH, from halfstepConfig.cmake)
+#   the LibTorch that this build folder was configured with before (LibTorch_LAST_ROOT)
 #   the project's own virtual environment (.venv, made by `make setup`)
 #   the torch that `python3` (or LibTorch_PYTHON) would import
 # The first one found is the one the user means: when it is too old that is an error, and no other is tried.
@@ -20,6 +21,13 @@ endforeach()
 if(NOT "$ENV{LIBTORCH_ROOT}" STREQUAL "")
   list(APPEND _candidates "$ENV{LIBTORCH_ROOT}|the environment variable LIBTORCH_ROOT")
 endif()
+# Below it is the answer: what a first search in this scope found is no hint for a second one.
+if(LibTorch_ROOT AND NOT LibTorch_ORIGIN)
+  list(APPEND _candidates "${LibTorch_ROOT}|LibTorch_ROOT")
+endif()
+if(NOT "$ENV{LibTorch_ROOT}" STREQUAL "")
+  list(APPEND _candidates "$ENV{LibTorch_ROOT}|the environment variable LibTorch_ROOT")
+endif()
 
 string(REPLACE ":" ";" _prefixes "$ENV{CMAKE_PREFIX_PATH}")
 foreach(_prefix IN LISTS CMAKE_PREFIX_PATH _prefixes)
@@ -30,12 +38,18 @@ foreach(_prefix IN LISTS CMAKE_PREFIX_PATH _prefixes)
   endforeach()
 endforeach()
 
-if(LibTorch_LAST_ROOT)
+if(LibTorch_BUILT_WITH)
+  list(APPEND _candidates "${LibTorch_BUILT_WITH}|the installed halfstep, which was built with it")
+endif()
+
+# The project's own is not taken through the last configure: it may be unfinished since.
+get_filename_component(_venv "${CMAKE_CURRENT_LIST_DIR}/../.venv" ABSOLUTE)
+cmake_path(IS_PREFIX _venv "${LibTorch_LAST_ROOT}" NORMALIZE _own)
+if(LibTorch_LAST_ROOT AND NOT _own)
   list(APPEND _candidates "${LibTorch_LAST_ROOT}|the last configure of this build folder")
 endif()
 
 # The stamp is written when the set-up is complete.
-get_filename_component(_venv "${CMAKE_CURRENT_LIST_DIR}/../.venv" ABSOLUTE)
 if(EXISTS "${_venv}/halfstep-libtorch")
   file(GLOB _own "${_venv}/lib/python3*/site-packages/torch")
   foreach(_root IN LISTS _own)
@@ -43,8 +57,8 @@ if(EXISTS "${_venv}/halfstep-libtorch")
   endforeach()
 endif()
 
-find_program(LibTorch_PYTHON NAMES python3 python DOC "The Python whose torch is used when nothing else names a LibTorch")
-mark_as_advanced(LibTorch_PYTHON)
+# Not cached: the next configure may run in an environment that was activated since.
+find_program(LibTorch_PYTHON NAMES python3 python NO_CACHE)
 if(LibTorch_PYTHON)
   # find_spec does not import torch: that takes seconds, and fails where torch's own Python dependencies are missing.
   execute_process(
@@ -64,7 +78,7 @@ foreach(_candidate IN LISTS _candidates)
   list(GET _candidate 1 _origin)
   get_filename_component(_root "${_root}" ABSOLUTE)
   if(NOT EXISTS "${_root}/include/torch/csrc/api/include/torch/torch.h")
-    if(_origin MATCHES "LIBTORCH_ROOT")
+    if(_origin MATCHES "LIBTORCH_ROOT|LibTorch_ROOT")
       message(FATAL_ERROR "[FindLibTorch] ${_origin} must name a libtorch folder (the one that holds include/ and lib/), "
                           "but got '${_root}'; unpack libtorch there or unset it")
     endif()

@@ -11,9 +11,11 @@ function(expect_file path there)
 endfunction()
 expect_file("${PREFIX}/include/halfstep/halfstep.h" ON)
 expect_file("${PREFIX}/include/halfstep/train" ${TRAINER})
+expect_file("${PREFIX}/include/halfstep/train.h" ${TRAINER})
 expect_file("${PREFIX}/bin/halfstep" ${COMMAND})
 expect_file("${PREFIX}-library/include/halfstep/halfstep.h" ON)
 expect_file("${PREFIX}-library/include/halfstep/train" OFF)
+expect_file("${PREFIX}-library/include/halfstep/train.h" OFF)
 expect_file("${PREFIX}-library/bin/halfstep" OFF)
 
 # The prefix can be moved: its targets name no folder of the build or the source.
