@@ -6,7 +6,7 @@ if(NOT PROJECT)
 endif()
 set(_definitions "")
 foreach(_name LIBTORCH_ROOT LibTorch_ROOT LibTorch_PYTHON HALFSTEP_CUDA CUDAToolkit_ROOT CMAKE_CXX_COMPILER CMAKE_PREFIX_PATH
-              CMAKE_MODULE_PATH CMAKE_DISABLE_FIND_PACKAGE_OpenMP COMPONENTS)
+              CMAKE_MODULE_PATH CMAKE_DISABLE_FIND_PACKAGE_OpenMP CMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit COMPONENTS)
   if(DEFINED ${_name})
     list(APPEND _definitions "-D${_name}=${${_name}}")
   endif()
