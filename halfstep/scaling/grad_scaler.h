@@ -158,8 +158,8 @@ class GradScaler {
   bool is_enabled() const { return options_.enabled(); }
 
   /// Updates in a row without an inf or NaN since the scale last grew or backed off, or since the
-  /// last overflow with GrowthCount::since_overflow; `update` with a new scale leaves it. Syncs like
-  /// `get_scale`.
+  /// last overflow with GrowthCount::since_overflow; `update` with a new scale leaves it. Syncs
+  /// like `get_scale`.
   int64_t growth_tracker() const;
 
   /// The overflows left until the scale backs off, from the hysteresis of the options down to 1.

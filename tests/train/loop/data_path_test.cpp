@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <iostream>
 
 #include "tests/support/temp_folder.h"
 #include <gtest/gtest.h>
