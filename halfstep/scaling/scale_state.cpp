@@ -1,5 +1,6 @@
 #include "halfstep/scaling/scale_state.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/_amp_update_scale.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/isfinite.h>
