@@ -4,7 +4,8 @@
 usage: accuracy.py [--program build/release/halfstep] [--seeds 10] [--limit 0.3] [CONFIG …]
 
 Prints every pair, and per config the mean difference (AMP - float32) in points with its 95 % confidence interval (Student's t).
-Fails where a run with --amp cast nothing, a run without it cast something, or the interval does not lie within the limit.
+Fails where a run with --amp left a linear layer or a convolution in float32, a run without it cast one, or the interval does not
+lie within the limit.
 """
 import argparse
 import math
@@ -23,9 +24,10 @@ def accuracy(program, config, seed, amp):
         command = [program, "train", config, "--seed", str(seed), "--work-dir", folder] + (["--amp"] if amp else [])
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     dtypes = next(line for line in output.splitlines() if line.startswith("dtypes, counted from the dispatcher"))
-    if bool(re.search(r"(linear|convolution) (bfloat16|float16)", dtypes)) != amp:
+    layers = re.findall(r"(linear|convolution) (\S+)", dtypes)
+    if not layers or any((dtype in ("bfloat16", "float16")) != amp for _, dtype in layers):
         sys.exit(f"FAILED: {' '.join(command)} ran in the wrong precision: {dtypes}")
-    return 100 * float(re.findall(r"^test accuracy (\S+)$", output, re.M)[-1])
+    return 100 * float(re.findall(r"^test accuracy (\S+)$", output, re.M)[-1]), {kind for kind, _ in layers}
 
 
 def main():
@@ -39,7 +41,9 @@ def main():
     for config in arguments.configs:
         differences, floats, amps = [], [], []
         for seed in range(arguments.seeds):
-            float32, amp = (accuracy(arguments.program, config, seed, on) for on in (False, True))
+            (float32, kinds), (amp, cast_kinds) = (accuracy(arguments.program, config, seed, on) for on in (False, True))
+            if cast_kinds != kinds:
+                sys.exit(f"FAILED: {config} has {sorted(kinds)} in float32, but with --amp {sorted(cast_kinds)}")
             print(f"{config} seed {seed}: float32 {float32:.2f} %, AMP {amp:.2f} %", flush=True)
             floats.append(float32)
             amps.append(amp)

@@ -28,9 +28,10 @@ void print_run(const Trainer& trainer, const RunOptions& options, const std::str
   print_setting(trainer.device(), parts.amp);
   fmt::print("config {}, work dir {}, seed {}\n", config_name, trainer.work_dir().root().string(),
              parts.seed);
-  fmt::print("{} parameters; {} training examples in {} batches of {}; {} epochs\n", weights,
+  fmt::print("{} parameters; {} training examples in {} batches of {}; {} epoch{}\n", weights,
              parts.train_loader->dataset().size(), parts.train_loader->num_batches(),
-             parts.train_loader->options().batch_size, parts.max_epochs);
+             parts.train_loader->options().batch_size, parts.max_epochs,
+             parts.max_epochs == 1 ? "" : "s");
   if (trainer.put_aside())
     fmt::print("{} there {} moved to {}\n",
                options.resume ? "checkpoints that are not this run's past" : "the earlier run",

@@ -3,9 +3,13 @@
 #include "halfstep/core/device.h"
 #include "halfstep/core/error.h"
 #include "halfstep/core/version.h"
+#include "halfstep/train/command_line.h"
 #include "halfstep/train/commands.h"
 
+#include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <iostream>
 
 #include <CLI/CLI.hpp>
@@ -22,7 +26,7 @@ struct Arguments {
   std::string device = "auto";
   std::vector<std::string> overrides;
   std::vector<std::string> resume;
-  uint64_t seed = 0;
+  std::string seed;
   bool amp = false;
 };
 
@@ -42,18 +46,16 @@ void add_common(CLI::App& command, Arguments& arguments) {
       .add_option("--cfg-options", arguments.overrides, "Override config values: key.key=value …")
       ->type_name("K=V")
       ->expected(1, -1);
-  command.add_option("--seed", arguments.seed,
-                     "Seed of weights, shuffling and dropout (instead of randomness.seed)");
 }
 
-RunOptions run_options(const CLI::App& command, const Arguments& arguments) {
+RunOptions run_options(const Arguments& arguments) {
   RunOptions options;
   options.work_dir = arguments.work_dir.empty()
                          ? "work_dirs/" + std::filesystem::path(arguments.config).stem().string()
                          : arguments.work_dir;
   options.device = parse_device(arguments.device);
   options.amp = arguments.amp;
-  if (command.count("--seed") > 0) options.seed = arguments.seed;
+  if (!arguments.seed.empty()) options.seed = detail::parse_seed(arguments.seed);
   return options;
 }
 
@@ -77,8 +79,10 @@ int run(int argc, char** argv) {
   train
       ->add_option("--resume", arguments.resume,
                    "Go on from FILE, or from the newest checkpoint of the work dir")
-      ->type_name("[FILE]")
+      ->type_name("[FILE.safetensors]")
       ->expected(0, 1);
+  train->add_option("--seed", arguments.seed,
+                    "Seed of weights, shuffling and dropout (instead of randomness.seed)");
 
   auto* test =
       app.add_subcommand("test", "Measure a CHECKPOINT's accuracy on the test data of CONFIG");
@@ -86,15 +90,18 @@ int run(int argc, char** argv) {
   test->add_option("CHECKPOINT", arguments.checkpoint, "A step_N.safetensors of a run")->required();
 
   try {
-    app.parse(argc, argv);
+    auto words = detail::arrange_arguments({argv + 1, argv + argc});
+    // CLI11 takes them from the back.
+    std::reverse(words.begin(), words.end());
+    app.parse(std::move(words));
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error);
+    throw UsageError(detail::explain(app, error));
   }
   if (*test)
-    return test_command(read_config(arguments), run_options(*test, arguments),
-                        arguments.checkpoint);
+    return test_command(read_config(arguments), run_options(arguments), arguments.checkpoint);
 
-  auto options = run_options(*train, arguments);
+  auto options = run_options(arguments);
   options.resume = train->count("--resume") > 0;
   if (!arguments.resume.empty()) options.resume_from = arguments.resume.front();
   return train_command(read_config(arguments), options, arguments.config, argv[0]);
@@ -109,7 +116,14 @@ int main(int argc, char** argv) {
     return status;
   };
   try {
-    return run(argc, argv);
+    detail::open_closed_streams();
+    const int status = run(argc, argv);
+    errno = 0;
+    const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+    HALFSTEP_CHECK_ENVIRONMENT(
+        written, "output", "standard output must take what is printed, but writing failed (",
+        errno == 0 ? "earlier" : std::strerror(errno), "); the run itself ended as it should");
+    return status;
   } catch (const UsageError& error) {
     return fail(error.what(), 2);
   } catch (const c10::Error& error) {

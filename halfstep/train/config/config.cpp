@@ -119,6 +119,13 @@ bool Config::is_mapping(const std::string& key) const {
   return entry && entry->value->kind == Kind::mapping;
 }
 
+bool Config::is_text(const std::string& key) const {
+  const auto* entry = find_given(*node_, key);
+  return entry && entry->value->kind == Kind::scalar &&
+         (entry->value->quoted ||
+          detail::scalar_type(entry->value->text) == detail::ScalarType::text);
+}
+
 bool Config::is_number(const std::string& key) const {
   const auto* entry = find_given(*node_, key);
   return entry && entry->value->kind == Kind::scalar && !entry->value->quoted &&

@@ -59,9 +59,10 @@ class Config {
   /// True if the key is given and not null. Declares it allowed.
   bool has(const std::string& key);
 
-  /// What kind of value a given key holds: a mapping, a number (also one that get<T>() refuses, as
-  /// 1e999). False where it is missing; does not declare it allowed.
+  /// What kind of value a given key holds: a mapping, a text, a number (also one that get<T>()
+  /// refuses, as 1e999). False where it is missing; does not declare it allowed.
   bool is_mapping(const std::string& key) const;
+  bool is_text(const std::string& key) const;
   bool is_number(const std::string& key) const;
 
   /// The value of a key that must be given. Throws UsageError with file and line where it is

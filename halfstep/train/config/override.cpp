@@ -31,8 +31,8 @@ std::shared_ptr<ConfigNode>& slot(ConfigNode& parent, const std::string& key,
     if (result.ec != std::errc() || result.ptr != key.data() + key.size() ||
         index >= parent.items.size())
       raise_at(place, path_text(parent.path), " is a list of ", parent.items.size(),
-               ": its key must be a number from 0 to ",
-               static_cast<int64_t>(parent.items.size()) - 1, ", but got ", key);
+               ", whose elements are numbered from 0, but got ", key,
+               "; to add elements write the whole list: '", path_text(parent.path), "=[...]'");
     return parent.items[index];
   }
   if (parent.kind != Kind::mapping)

@@ -22,9 +22,11 @@ uint64_t mix(uint64_t value) {
 
 Loader::Loader(std::shared_ptr<const Dataset> dataset, LoaderOptions options)
     : dataset_(std::move(dataset)), options_(options) {
-  HALFSTEP_CHECK_USAGE(dataset_ != nullptr, "Loader", "a data set must be given, but got none");
+  HALFSTEP_CHECK_USAGE(dataset_ != nullptr, "Loader",
+                       "a data set must be given, but got none; pass one");
   HALFSTEP_CHECK_USAGE(options_.batch_size >= 1, "Loader",
-                       "batch_size must be at least 1, but got ", options_.batch_size);
+                       "batch_size must be at least 1, but got ", options_.batch_size,
+                       "; 64 is usual");
   HALFSTEP_CHECK_USAGE(dataset_->size() >= 1, "Loader",
                        "the data set must have examples, but is empty; check its folder and limit");
   HALFSTEP_CHECK_USAGE(num_batches() >= 1, "Loader",
@@ -35,7 +37,8 @@ Loader::Loader(std::shared_ptr<const Dataset> dataset, LoaderOptions options)
 }
 
 void Loader::set_epoch(int64_t epoch) {
-  HALFSTEP_CHECK_USAGE(epoch >= 0, "Loader", "an epoch must be at least 0, but got ", epoch);
+  HALFSTEP_CHECK_USAGE(epoch >= 0, "Loader", "an epoch must be at least 0, but got ", epoch,
+                       "; count from 0");
   if (epoch == epoch_) return;
   if (options_.shuffle) {
     const uint64_t seed = mix(mix(options_.seed) + static_cast<uint64_t>(epoch));
@@ -56,7 +59,7 @@ int64_t Loader::num_batches() const {
 Batch Loader::batch(int64_t number) const {
   HALFSTEP_CHECK_USAGE(number >= 0 && number < num_batches(), "Loader",
                        "a batch's number must be from 0 to ", num_batches() - 1, ", but got ",
-                       number);
+                       number, "; go up to num_batches()");
   const int64_t first = number * options_.batch_size;
   const int64_t count = std::min(options_.batch_size, dataset_->size() - first);
   return dataset_->get_batch(order_.narrow(0, first, count));

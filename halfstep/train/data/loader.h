@@ -5,11 +5,12 @@
 
 namespace halfstep::train {
 
+/// How a Loader makes batches.
 struct LoaderOptions {
-  int64_t batch_size = 64;
-  bool shuffle = false;
-  bool drop_last = false;
-  uint64_t seed = 0;
+  int64_t batch_size = 64;  ///< examples, at least 1
+  bool shuffle = false;     ///< a new order in every epoch
+  bool drop_last = false;   ///< leave out a last batch that is not full
+  uint64_t seed = 0;        ///< of the order, together with the epoch
 };
 
 /// Batches of one epoch by number. The order of an epoch depends on (seed, epoch) only, so a run is

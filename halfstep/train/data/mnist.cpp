@@ -31,6 +31,10 @@ fs::path find_file(const fs::path& root, const std::string& stem, const std::str
       MnistOptions().root.string(), "), or put MNIST's files into that folder");
 }
 
+// Smaller ones divide a pixel to infinity.
+constexpr double min_std = 1e-30;
+constexpr const char* std_rule = "must be at least 1e-30";
+
 void check_labels(const at::Tensor& labels, const fs::path& file) {
   const auto* begin = labels.const_data_ptr<uint8_t>();
   const auto* end = begin + labels.numel();
@@ -45,7 +49,8 @@ void check_labels(const at::Tensor& labels, const fs::path& file) {
 Mnist::Mnist(const MnistOptions& options) {
   HALFSTEP_CHECK_USAGE(options.limit == -1 || options.limit >= 1, "Mnist",
                        "limit must be at least 1, or -1 for all, but got ", options.limit);
-  HALFSTEP_CHECK_USAGE(options.std > 0, "Mnist", "std must be above 0, but got ", options.std);
+  HALFSTEP_CHECK_USAGE(options.std >= min_std, "Mnist", "std ", std_rule, ", but got ", options.std,
+                       "; take the standard deviation of the pixels");
   const std::string stem = options.train ? "train" : "t10k";
   const fs::path image_file = find_file(options.root, stem + "-images", "idx3");
   const fs::path label_file = find_file(options.root, stem + "-labels", "idx1");
@@ -105,16 +110,15 @@ Batch Mnist::get_batch(const at::Tensor& indices) const {
 std::shared_ptr<Dataset> make_mnist(Config& config) {
   MnistOptions options;
   options.root = config.get<std::string>("root", options.root.string());
-  const auto split = config.get<std::string>("split");
+  const auto split = config.get<std::string>("split", "train");
   if (split != "train" && split != "test") config.fail("split", "must be train or test");
   options.train = split == "train";
-  if (config.has("limit")) {
-    options.limit = config.get<int64_t>("limit");
-    if (options.limit < 1) config.fail("limit", "must be at least 1");
-  }
+  options.limit = config.get<int64_t>("limit", options.limit);
+  if (options.limit != -1 && options.limit < 1)
+    config.fail("limit", "must be at least 1, or -1 for all");
   options.mean = config.get<double>("mean", options.mean);
   options.std = config.get<double>("std", options.std);
-  if (!(options.std > 0)) config.fail("std", "must be above 0");
+  if (!(options.std >= min_std)) config.fail("std", std_rule);
   return std::make_shared<Mnist>(options);
 }
 

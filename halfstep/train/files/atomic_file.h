@@ -32,6 +32,7 @@ class AtomicFile {
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
 
+  /// Appends bytes. Throws UsageError past the announced size.
   void write(const void* data, size_t size);
 
   /// Makes the file appear under its name. Throws UsageError unless all `size` bytes were written.

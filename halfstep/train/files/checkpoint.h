@@ -16,7 +16,8 @@ namespace halfstep::train {
 struct Checkpoint {
   static constexpr int format_version = 1;
 
-  NamedTensors tensors;
+  NamedTensors tensors;  ///< by name, on any device
+  /// Everything else: counters, scaler, schedulers, hooks, settings.
   nlohmann::json state = nlohmann::json::object();
 
   /// Writes the file whole or not at all (see atomic_file.h). Tensors may be on any device and

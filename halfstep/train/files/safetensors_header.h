@@ -30,6 +30,7 @@ enum class SafetensorsDtype {
 };
 // NOLINTEND(readability-identifier-naming)
 
+/// A dtype as the format writes it, "BF16", and its bytes an element.
 std::string_view name_of(SafetensorsDtype dtype);
 uint64_t size_of(SafetensorsDtype dtype);
 

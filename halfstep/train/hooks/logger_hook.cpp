@@ -18,6 +18,16 @@ std::string clock_text(double seconds) {
   return fmt::format("{}:{:02}", whole / 60, whole % 60);
 }
 
+// Without the sign that a NaN may have.
+double loss_of(const Trainer& trainer) {
+  const auto loss = trainer.loss().item<double>();
+  return std::isnan(loss) ? std::abs(loss) : loss;
+}
+
+std::string scale_text(const Trainer& trainer) {
+  return trainer.scaler().is_enabled() ? fmt::format("{:g}", trainer.scaler().get_scale()) : "off";
+}
+
 int64_t examples(const Trainer& trainer) {
   return trainer.parts().train_loader->dataset().size();
 }
@@ -30,7 +40,7 @@ LoggerHook::LoggerHook(Config& config) : interval_(config.get<int64_t>("interval
 void LoggerHook::before_run(Trainer& trainer) {
   log_.emplace(trainer.work_dir().log_file());
   if (ProgressBar::fits()) bar_.emplace();
-  start_ = Clock::now();
+  timed_steps_ = -1;
   const auto& parts = trainer.parts();
   log_->write({{"event", trainer.resumed_from().empty() ? "start" : "resume"},
                {"step", trainer.progress().step},
@@ -42,28 +52,49 @@ void LoggerHook::before_run(Trainer& trainer) {
                {"seed", parts.seed}});
 }
 
-double LoggerHook::samples_per_second(const Trainer& trainer) const {
+double LoggerHook::seconds_per_step() const {
   const std::chrono::duration<double> passed = Clock::now() - start_;
-  const auto& loader = *trainer.parts().train_loader;
-  return static_cast<double>(trainer.steps_of_this_process() * loader.options().batch_size) /
-         passed.count();
+  return passed.count() / static_cast<double>(timed_steps_);
+}
+
+double LoggerHook::samples_per_second(const Trainer& trainer) const {
+  return static_cast<double>(trainer.parts().train_loader->options().batch_size) /
+         seconds_per_step();
+}
+
+LoggerHook::Speed LoggerHook::speed(const Trainer& trainer) const {
+  if (timed_steps_ < 1) return {};
+  const auto& parts = trainer.parts();
+  const int64_t steps_left =
+      parts.max_epochs * parts.train_loader->num_batches() - trainer.progress().step;
+  return {fmt::format("{:.0f} samples/s", samples_per_second(trainer)),
+          "ETA " + clock_text(seconds_per_step() * static_cast<double>(steps_left))};
 }
 
 std::string LoggerHook::numbers(const Trainer& trainer) const {
-  const auto& progress = trainer.progress();
-  const auto& parts = trainer.parts();
-  const int64_t steps_left = parts.max_epochs * parts.train_loader->num_batches() - progress.step;
-  const std::chrono::duration<double> passed = Clock::now() - start_;
-  const double eta = passed.count() * static_cast<double>(steps_left) /
-                     static_cast<double>(trainer.steps_of_this_process());
-  const auto scale =
-      trainer.scaler().is_enabled() ? fmt::format("{:g}", trainer.scaler().get_scale()) : "off";
-  return fmt::format("Loss: {:.6f}  lr {:g}  loss scale {}  skipped {}  {:.0f} samples/s  ETA {}",
-                     trainer.loss().item<double>(), trainer.learning_rate(), scale,
-                     progress.skipped_steps, samples_per_second(trainer), clock_text(eta));
+  auto text =
+      fmt::format("Loss: {:.6f}  lr {:g}  loss scale {}  skipped {}", loss_of(trainer),
+                  trainer.learning_rate(), scale_text(trainer), trainer.progress().skipped_steps);
+  const auto [samples, eta] = speed(trainer);
+  for (const auto& field : {samples, eta})
+    if (!field.empty()) text += "  " + field;
+  return text;
+}
+
+std::vector<std::string> LoggerHook::bar_fields(const Trainer& trainer) const {
+  const auto [samples, eta] = speed(trainer);
+  std::vector<std::string> fields{fmt::format("loss {:.4g}", loss_of(trainer)),
+                                  eta,
+                                  "scale " + scale_text(trainer),
+                                  fmt::format("skipped {}", trainer.progress().skipped_steps),
+                                  samples,
+                                  fmt::format("lr {:g}", trainer.learning_rate())};
+  std::erase(fields, "");
+  return fields;
 }
 
 void LoggerHook::after_step(Trainer& trainer) {
+  if (++timed_steps_ == 0) start_ = Clock::now();
   const auto& progress = trainer.progress();
   const auto& loader = *trainer.parts().train_loader;
   const int64_t index = progress.batch - 1;
@@ -71,7 +102,7 @@ void LoggerHook::after_step(Trainer& trainer) {
     const auto label = fmt::format("Epoch {}/{}", progress.epoch + 1, trainer.parts().max_epochs);
     bar_->draw(label,
                static_cast<double>(progress.batch) / static_cast<double>(loader.num_batches()),
-               numbers(trainer), progress.batch == loader.num_batches());
+               bar_fields(trainer), progress.batch == loader.num_batches());
   }
   if (index % interval_ != 0) return;
   if (!bar_) {
@@ -107,7 +138,7 @@ void LoggerHook::write_log(const Trainer& trainer, const char* event) {
                               {"skipped_steps", progress.skipped_steps}};
   if (trainer.loss().defined()) line["loss"] = trainer.loss().item<double>();
   if (trainer.scaler().is_enabled()) line["loss_scale"] = trainer.scaler().get_scale();
-  if (trainer.steps_of_this_process() > 0) line["samples_per_second"] = samples_per_second(trainer);
+  if (timed_steps_ > 0) line["samples_per_second"] = samples_per_second(trainer);
   if (const auto& evaluation = trainer.evaluation();
       evaluation && std::string_view(event) != "train") {
     line["test_loss"] = evaluation->loss;

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace halfstep::train {
 
@@ -26,14 +27,24 @@ class LoggerHook : public Hook {
  private:
   using Clock = std::chrono::steady_clock;
 
+  /// The text of speed and time left; empty before there are two steps to time.
+  struct Speed {
+    std::string samples;
+    std::string eta;
+  };
+
+  double seconds_per_step() const;
   double samples_per_second(const Trainer& trainer) const;
+  Speed speed(const Trainer& trainer) const;
   std::string numbers(const Trainer& trainer) const;
+  std::vector<std::string> bar_fields(const Trainer& trainer) const;
   void write_log(const Trainer& trainer, const char* event);
 
   int64_t interval_;
   std::optional<JsonLog> log_;
   std::optional<ProgressBar> bar_;
-  Clock::time_point start_;
+  Clock::time_point start_;   // the end of the first step, which takes longer than others
+  int64_t timed_steps_ = -1;  // since then
 };
 
 }  // namespace halfstep::train

@@ -18,16 +18,24 @@ size_t terminal_width() {
 }
 }  // namespace
 
-std::string bar_line(const std::string& label, double share, const std::string& text,
+std::string bar_line(const std::string& label, double share, const std::vector<std::string>& fields,
                      size_t width) {
-  const size_t fixed = label.size() + text.size() + 4;
-  const size_t room = std::clamp<size_t>(width > fixed ? width - fixed : 0, 0, 30);
+  constexpr size_t least_bar = 5;
+  constexpr size_t most_bar = 30;
+  const size_t fixed = label.size() + std::string_view(" []").size();
+  std::string text;
+  for (const auto& field : fields) {
+    if (!text.empty() && fixed + least_bar + text.size() + 1 + field.size() > width) break;
+    text += " " + field;
+  }
+  const size_t taken = fixed + text.size();
+  const size_t room = std::min(width > taken ? width - taken : 0, most_bar);
   std::string line = label;
-  if (room >= 5) {
+  if (room >= least_bar) {
     const auto filled = std::min(room, static_cast<size_t>(share * static_cast<double>(room)));
     line += fmt::format(" [{:=<{}}{:{}}]", "", filled, filled < room ? ">" : "", room - filled);
   }
-  return (line + " " + text).substr(0, width);
+  return (line + text).substr(0, width);
 }
 
 bool ProgressBar::fits() {
@@ -40,17 +48,18 @@ bool ProgressBar::due() const {
   return std::chrono::steady_clock::now() - last_ >= std::chrono::milliseconds(100);
 }
 
-void ProgressBar::draw(const std::string& label, double share, const std::string& text, bool now) {
+void ProgressBar::draw(const std::string& label, double share,
+                       const std::vector<std::string>& fields, bool now) {
   if (!now && !due()) return;
   last_ = std::chrono::steady_clock::now();
   // The last column stays free: some terminals wrap when it is written.
-  fmt::print("\r\x1b[K{}", bar_line(label, share, text, terminal_width() - 1));
+  fmt::print("\r\x1b[K{}", bar_line(label, share, fields, terminal_width() - 1));
   std::fflush(stdout);
   open_ = true;
 }
 
 void ProgressBar::end() {
-  if (open_) fmt::print("\n");
+  if (open_) std::fputs("\n", stdout);
   std::fflush(stdout);
   open_ = false;
 }

@@ -22,16 +22,27 @@ AmpSettings AmpSettings::read(Config& optim_wrapper, c10::Device device) {
   AmpSettings amp;
   amp.loss_scale.options.device_type(device.type()).enabled(false);
   const auto type = optim_wrapper.get<std::string>("type", "OptimWrapper");
-  if (type == "OptimWrapper") return amp;
+  if (type == "OptimWrapper") {
+    for (const char* key : {"dtype", "loss_scale"}) {
+      if (optim_wrapper.has(key))
+        amp.unused += (amp.unused.empty() ? "" : " and ") + std::string(key);
+      optim_wrapper.ignore(key);
+    }
+    return amp;
+  }
   if (type != "AmpOptimWrapper")
     optim_wrapper.fail("type", "must be OptimWrapper or AmpOptimWrapper");
 
   amp.enabled = true;
   amp.dtype = read_dtype(optim_wrapper, device);
-  if (optim_wrapper.has("loss_scale")) {
+  const bool automatic =
+      !optim_wrapper.has("loss_scale") || (optim_wrapper.is_text("loss_scale") &&
+                                           optim_wrapper.get<std::string>("loss_scale") == "auto");
+  if (!automatic) {
     amp.loss_scale = LossScale::read(optim_wrapper);
     amp.scaling = amp.loss_scale.options.enabled();
   } else {
+    optim_wrapper.get<std::string>("loss_scale", "auto");
     amp.scaling = amp.dtype == c10::kHalf;
   }
   amp.loss_scale.options.device_type(device.type()).enabled(amp.scaling);
@@ -43,7 +54,8 @@ std::string AmpSettings::describe_dtype() const {
 }
 
 std::string AmpSettings::describe_scale() const {
-  if (!enabled) return "off (float32 needs none)";
+  if (!enabled && unused.empty()) return "off (float32 needs none)";
+  if (!enabled) return "off (float32 needs none; the config's " + unused + " wait for --amp)";
   if (!scaling && loss_scale.dialect == "torch")
     return "off (bfloat16 has the range of float32; optim_wrapper.loss_scale turns it on)";
   return loss_scale.describe();

@@ -15,13 +15,15 @@ namespace halfstep::train {
 ///   optim_wrapper: {type: AmpOptimWrapper, …}                                  device's dtype
 ///   optim_wrapper: {type: AmpOptimWrapper, dtype: float16, loss_scale: 512., …}
 ///
-/// `loss_scale` is what LossScale reads. Left out, it is dynamic for float16 and off for bfloat16,
-/// whose range is float32's.
+/// `loss_scale` is what LossScale reads. `auto`, the default, is dynamic for float16 and off for
+/// bfloat16, whose range is float32's. In float32 neither dtype nor loss_scale is read: one config
+/// serves both modes.
 struct AmpSettings {
   bool enabled = false;
   c10::ScalarType dtype = c10::kFloat;
   bool scaling = false;
   LossScale loss_scale;
+  std::string unused;  ///< "dtype and loss_scale": keys given for nothing in float32
 
   /// Reads the mapping for a device. Throws UsageError with the place for a type, dtype or scale it
   /// can't be.

@@ -18,6 +18,14 @@ double read_positive(Config& scale, const char* key, double fallback) {
   return value;
 }
 
+// float32's range is that of the scale.
+double read_scale(Config& scale, const char* key, double fallback) {
+  const auto value = read_positive(scale, key, fallback);
+  const auto narrow = static_cast<float>(value);
+  if (!(narrow > 0) || !std::isfinite(narrow)) scale.fail(key, "must be in the range of float32");
+  return value;
+}
+
 int64_t read_count(Config& scale, const char* key, int64_t fallback) {
   const auto value = scale.get<int64_t>(key, fallback);
   if (value < 1) scale.fail(key, "must be at least 1");
@@ -79,7 +87,7 @@ LossScale read_mapping(Config scale) {
   result.dialect = read_dialect(scale);
   result.options = dialects::by_name(result.dialect);
   if (!result.options.enabled()) return result;
-  result.options.init_scale(read_positive(scale, "init_scale", result.options.init_scale()));
+  result.options.init_scale(read_scale(scale, "init_scale", result.options.init_scale()));
   const bool legacy = result.dialect.starts_with("mmcv_legacy");
   if (result.options.dynamic()) read_dynamic_rule(scale, legacy, result.options);
   return result;
@@ -93,10 +101,11 @@ LossScale LossScale::read(Config& optim_wrapper) {
   LossScale result;
   if (optim_wrapper.is_number("loss_scale")) {
     result.dialect = "mmcv_static";
-    result.options = dialects::mmcv_static(read_positive(optim_wrapper, "loss_scale", 0));
-  } else if (optim_wrapper.get<std::string>("loss_scale") != "dynamic") {
+    result.options = dialects::mmcv_static(read_scale(optim_wrapper, "loss_scale", 0));
+  } else if (!optim_wrapper.is_text("loss_scale") ||
+             optim_wrapper.get<std::string>("loss_scale") != "dynamic") {
     optim_wrapper.fail("loss_scale",
-                       "must be dynamic, a number or a mapping of init_scale, growth_factor, "
+                       "must be auto, dynamic, a number or a mapping of init_scale, growth_factor, "
                        "backoff_factor, growth_interval, dialect and others (docs/config.md)");
   }
   return result;

@@ -26,8 +26,12 @@ std::unique_ptr<Loader> read_loader(Config config, uint64_t seed) {
   options.shuffle = config.get<bool>("shuffle", options.shuffle);
   options.drop_last = config.get<bool>("drop_last", options.drop_last);
   options.seed = seed;
-  auto dataset = config.child("dataset");
-  return std::make_unique<Loader>(datasets().build(dataset), options);
+  auto dataset_config = config.child("dataset");
+  auto dataset = datasets().build(dataset_config);
+  if (options.drop_last && dataset->size() < options.batch_size)
+    config.fail("batch_size", "must be at most " + std::to_string(dataset->size()) +
+                                  ", the number of examples, where drop_last is true");
+  return std::make_unique<Loader>(std::move(dataset), options);
 }
 
 void read_seed(Config& config, const RunOptions& options, std::optional<uint64_t> checkpoint_seed,
@@ -46,8 +50,13 @@ void read_seed(Config& config, const RunOptions& options, std::optional<uint64_t
 
 void read_model(Config& config, const RunOptions& options, RunParts& parts) {
   auto model = config.child("model");
-  parts.model = models().build(model);
-  parts.model->to(options.device);
+  try {
+    parts.model = models().build(model);
+    parts.model->to(options.device);
+  } catch (const c10::Error& error) {
+    model.fail("", std::string("must be one that LibTorch can build, but it says: ") +
+                       error.what_without_backtrace() + "; check the model's sizes");
+  }
   auto loss = config.child("loss");
   parts.loss = losses().build(loss);
 }
@@ -59,8 +68,10 @@ void read_optimizer(Config& optim_wrapper, RunParts& parts) {
     parts.parameter_names.push_back(item.key());
     parameters.push_back(item.value());
   }
-  HALFSTEP_CHECK_USAGE(!parameters.empty(), "train",
-                       "a model must have parameters to train, but this one has none");
+  HALFSTEP_CHECK_USAGE(
+      !parameters.empty(), "train",
+      "a model must have parameters to train, but this one has none; leave requires_grad on "
+      "for some of them");
   auto optimizer = optim_wrapper.child("optimizer");
   parts.optimizer = optimizers().build(optimizer, parameters);
 }

@@ -16,24 +16,28 @@ int64_t pooled_size(const ConvNet::Options& options) {
   return options.channels.size() < 63 ? options.image_size >> options.channels.size() : 0;
 }
 
-// Calls `fail` with the key and the rule of each option that is out of range.
-void check(const ConvNet::Options& o, const std::function<void(const char*, const char*)>& fail) {
-  if (o.in_channels < 1) fail("in_channels", "must be at least 1");
-  if (o.image_size < 1) fail("image_size", "must be at least 1");
-  if (o.classes < 1) fail("classes", "must be at least 1");
-  if (!(o.dropout >= 0 && o.dropout < 1)) fail("dropout", "must be in [0, 1)");
-  if (o.channels.empty()) fail("channels", "must have at least one entry");
+// Calls `fail` with the key, the rule and the value of each option that is out of range.
+void check(const ConvNet::Options& o,
+           const std::function<void(const char*, const char*, const std::string&)>& fail) {
+  const auto channels = c10::str(c10::IntArrayRef(o.channels));
+  if (o.in_channels < 1) fail("in_channels", "must be at least 1", c10::str(o.in_channels));
+  if (o.image_size < 1) fail("image_size", "must be at least 1", c10::str(o.image_size));
+  if (o.classes < 1) fail("classes", "must be at least 1", c10::str(o.classes));
+  if (!(o.dropout >= 0 && o.dropout < 1)) fail("dropout", "must be in [0, 1)", c10::str(o.dropout));
+  if (o.channels.empty()) fail("channels", "must have at least one entry", channels);
   for (const auto count : o.channels)
-    if (count < 1) fail("channels", "must have entries of at least 1");
+    if (count < 1) fail("channels", "must have entries of at least 1", channels);
   if (pooled_size(o) < 1)
-    fail("channels", "must have fewer entries: each halves the images, and nothing is left");
+    fail("channels", "must have fewer entries: each halves the images, and nothing is left",
+         channels);
 }
 
 }  // namespace
 
 ConvNet::ConvNet(const Options& options) : options_(options) {
-  check(options_, [](const char* key, const char* rule) {
-    halfstep::detail::raise<UsageError>("ConvNet", key, " ", rule);
+  check(options_, [](const char* key, const char* rule, const std::string& value) {
+    halfstep::detail::raise<UsageError>("ConvNet", key, " ", rule, ", but got ", value,
+                                        "; change that option");
   });
   int64_t inputs = options_.in_channels;
   for (size_t i = 0; i < options_.channels.size(); ++i) {
@@ -70,7 +74,8 @@ std::shared_ptr<Model> make_conv_net(Config& config) {
   options.channels = config.get("channels", options.channels);
   options.dropout = config.get("dropout", options.dropout);
   options.classes = config.get("classes", options.classes);
-  check(options, [&](const char* key, const char* rule) { config.fail(key, rule); });
+  check(options,
+        [&](const char* key, const char* rule, const std::string&) { config.fail(key, rule); });
   return std::make_shared<ConvNet>(options);
 }
 

@@ -29,12 +29,14 @@ namespace detail {
 /// models() … hooks() below.
 ///
 /// A user's program registers its own classes before it calls halfstep::train::main:
-///   static const bool registered = halfstep::train::models().add(
-///       "MyNet", [](halfstep::train::Config& c) { return
-///       std::make_shared<MyNet>(c.get<int64_t>("width", 64)); });
+///
+///   halfstep::train::models().add("MyNet", [](halfstep::train::Config& config) {
+///     return std::make_shared<MyNet>(config.get<int64_t>("width", 64));
+///   });
 template <class Product, class... Args>
 class Registry {
  public:
+  /// Builds a part from its mapping, `type` included; reading a key is what allows it.
   using Factory = std::function<Product(Config&, Args...)>;
 
   explicit Registry(std::string kind) : kind_(std::move(kind)) {}
@@ -54,6 +56,7 @@ class Registry {
     return found->second(config, std::forward<Args>(args)...);
   }
 
+  /// What `type:` may be, sorted.
   std::vector<std::string> names() const {
     std::vector<std::string> result;
     for (const auto& [name, factory] : factories_) result.push_back(name);

@@ -78,15 +78,14 @@ TEST(ConfigOverride, ThatIsMalformedIsAnError) {
        "[config] --cfg-options train_cfg.max_epochs.x: train_cfg.max_epochs must be a mapping or a "
        "list to have a key 'x', but got 2"},
       {"steps.2=1",
-       "[config] --cfg-options steps.2: steps is a list of 2: its key must be a number from 0 to "
-       "1, but got 2"},
+       "[config] --cfg-options steps.2: steps is a list of 2, whose elements are numbered from 0, "
+       "but got 2; to add elements write the whole list: 'steps=[...]'"},
       {"steps.3.gamma=1",
-       "[config] --cfg-options steps.3.gamma: steps is a list of 2: its key must be a number from "
-       "0 "
-       "to 1, but got 3"},
+       "[config] --cfg-options steps.3.gamma: steps is a list of 2, whose elements are numbered "
+       "from 0, but got 3; to add"},
       {"steps.last.gamma=1",
-       "[config] --cfg-options steps.last.gamma: steps is a list of 2: its key must be a number "
-       "from 0 to 1, but got last"},
+       "[config] --cfg-options steps.last.gamma: steps is a list of 2, whose elements are numbered "
+       "from 0, but got last; to add"},
   };
   for (const auto& c : cases)
     EXPECT_THAT(message(c.assignment), ::testing::StartsWith(c.expected)) << c.assignment;

@@ -120,7 +120,7 @@ TEST(Mnist, TakesTheFirstExamples) {
   EXPECT_ERROR(Mnist{options}, UsageError, "[Mnist] limit must be at least 1", "but got 0");
   options.limit = -1;
   options.std = 0;
-  EXPECT_ERROR(Mnist{options}, UsageError, "std must be above 0");
+  EXPECT_ERROR(Mnist{options}, UsageError, "std must be at least 1e-30, but got 0; take");
 }
 
 TEST(Mnist, SaysWhatIsMissingAndHowToGetIt) {
@@ -178,9 +178,12 @@ TEST(Mnist, IsBuiltFromAConfig) {
   expect_same_bits(changed->get_batch(indices).data, (plain.data - 0.25) / 0.5);
 
   EXPECT_ERROR(build("split: valid"), UsageError, "f.yaml:3", "must be train or test");
-  EXPECT_ERROR(build("limit: 2"), UsageError, "split");
+  EXPECT_EQ(build("limit: 2")->size(), 2);
+  EXPECT_EQ(build("split: train\nlimit: -1")->size(), 5);
+  EXPECT_ERROR(build("split: valid"), UsageError, "f.yaml:3", "must be train or test");
   EXPECT_ERROR(build("split: train\nlimit: 0"), UsageError, "f.yaml:4", "at least 1");
-  EXPECT_ERROR(build("split: train\nstd: 0"), UsageError, "f.yaml:4", "above 0");
+  EXPECT_ERROR(build("split: train\nstd: 0"), UsageError, "f.yaml:4", "at least 1e-30");
+  EXPECT_ERROR(build("std: 1e-300"), UsageError, "f.yaml:3", "at least 1e-30");
   EXPECT_ERROR(build("split: train\nlimits: 3"), UsageError, "f.yaml:4", "limits", "limit");
   EXPECT_ERROR(build("split: test"), EnvironmentError, "t10k-images-idx3-ubyte");
 }

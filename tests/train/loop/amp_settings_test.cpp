@@ -23,6 +23,21 @@ TEST(AmpSettings, PlainWrapperIsFloat32) {
   EXPECT_EQ(amp.describe_dtype(), "float32");
 }
 
+TEST(AmpSettings, Float32SaysWhatItDoesNotRead) {
+  const auto amp = read("{type: OptimWrapper, dtype: float16, loss_scale: 512}");
+  EXPECT_FALSE(amp.enabled);
+  EXPECT_EQ(amp.describe_scale(),
+            "off (float32 needs none; the config's dtype and loss_scale wait for --amp)");
+}
+
+TEST(AmpSettings, DefaultsShowInTheResolvedConfig) {
+  auto config = Config::parse("{type: AmpOptimWrapper}");
+  const auto amp = AmpSettings::read(config, c10::kCPU);
+  EXPECT_EQ(config.resolved(), "type: AmpOptimWrapper\ndtype: auto\nloss_scale: auto\n");
+  EXPECT_FALSE(amp.scaling);
+  EXPECT_TRUE(read("{type: AmpOptimWrapper, dtype: float16, loss_scale: auto}").scaling);
+}
+
 TEST(AmpSettings, DtypeFollowsTheDevice) {
   EXPECT_EQ(read("{type: AmpOptimWrapper}").dtype, c10::kBFloat16);
   EXPECT_EQ(read("{type: AmpOptimWrapper}", c10::kCUDA).dtype, c10::kHalf);

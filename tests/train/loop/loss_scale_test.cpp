@@ -102,6 +102,19 @@ TEST(LossScaleConfig, RefusesWhatItCantBe) {
                "on_growth or on_clean_step");
 }
 
+TEST(LossScaleErrors, NameThePlaceAndTheRule) {
+  const auto refuse = [](const std::string& value) {
+    auto config = Config::parse("{loss_scale: " + value + "}", "x.yaml");
+    LossScale::read(config);
+  };
+  EXPECT_ERROR(refuse("1e300"), UsageError, "x.yaml:1", "must be in the range of float32", "1e300");
+  EXPECT_ERROR(refuse("1e-60"), UsageError, "x.yaml:1", "must be in the range of float32");
+  EXPECT_ERROR(refuse("{init_scale: 1e39}"), UsageError, "loss_scale.init_scale",
+               "must be in the range of float32");
+  EXPECT_ERROR(refuse("true"), UsageError, "x.yaml:1",
+               "must be auto, dynamic, a number or a mapping", "but got true");
+}
+
 }  // namespace
 
 }  // namespace halfstep::train

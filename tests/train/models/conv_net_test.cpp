@@ -101,7 +101,8 @@ TEST(ConvNet, MisuseIsAnError) {
                  "[config] x.yaml:1: ", c.expected);
   ConvNet::Options options;
   options.dropout = 2;
-  EXPECT_ERROR(ConvNet{options}, UsageError, "[ConvNet] dropout must be in [0, 1)");
+  EXPECT_ERROR(ConvNet{options}, UsageError,
+               "[ConvNet] dropout must be in [0, 1), but got 2; change that option");
   EXPECT_ERROR(build("{type: ConvNet}")->forward(torch::zeros({2, 28, 28})), UsageError,
                "[ConvNet::forward] input must have shape (n, 1, 28, 28), but got [2, 28, 28]");
 }
