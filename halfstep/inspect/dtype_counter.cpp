@@ -64,9 +64,9 @@ class OpObserver {
 
   void add(DtypeCounter* counter) {
     counters_.push_back(counter);
-    const std::lock_guard lock(callback_mutex_);
-    if (callback_users_++ > 0) return;
-    callback_ = at::addGlobalCallback(at::RecordFunctionCallback(&on_start, &on_end)
+    const std::lock_guard lock(callback_mutex);
+    if (callback_users++ > 0) return;
+    callback = at::addGlobalCallback(at::RecordFunctionCallback(&on_start, &on_end)
                                           .needsOutputs(true)
                                           .scopes({at::RecordScope::FUNCTION}));
   }
@@ -75,8 +75,8 @@ class OpObserver {
     const auto found = std::find(counters_.begin(), counters_.end(), counter);
     if (found == counters_.end()) return false;
     counters_.erase(found);
-    const std::lock_guard lock(callback_mutex_);
-    if (--callback_users_ == 0) at::removeCallback(callback_);
+    const std::lock_guard lock(callback_mutex);
+    if (--callback_users == 0) at::removeCallback(callback);
     return true;
   }
 
@@ -121,9 +121,9 @@ class OpObserver {
   std::vector<DtypeCounter*> counters_;
   Frame* running_ = nullptr;
 
-  inline static std::mutex callback_mutex_;
-  inline static int callback_users_ = 0;
-  inline static at::CallbackHandle callback_ = at::INVALID_CALLBACK_HANDLE;
+  inline static std::mutex callback_mutex;
+  inline static int callback_users = 0;
+  inline static at::CallbackHandle callback = at::INVALID_CALLBACK_HANDLE;
 };
 
 DtypeCounter::DtypeCounter() {
