@@ -67,8 +67,8 @@ class OpObserver {
     const std::lock_guard lock(callback_mutex);
     if (callback_users++ > 0) return;
     callback = at::addGlobalCallback(at::RecordFunctionCallback(&on_start, &on_end)
-                                          .needsOutputs(true)
-                                          .scopes({at::RecordScope::FUNCTION}));
+                                         .needsOutputs(true)
+                                         .scopes({at::RecordScope::FUNCTION}));
   }
 
   bool remove(DtypeCounter* counter) {

@@ -186,6 +186,7 @@ GradScalerOptions by_name(const std::string& name) {
 
 std::vector<std::string> names() {
   std::vector<std::string> result;
+  result.reserve(std::size(kEntries));
   for (const auto& entry : kEntries) result.emplace_back(entry.name);
   return result;
 }
