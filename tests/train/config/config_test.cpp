@@ -257,9 +257,10 @@ TEST_F(ConfigFile, IsRead) {
 TEST_F(ConfigFile, ThatCannotBeReadIsTheEnvironmentsFault) {
   EXPECT_ERROR(Config::load(file_), EnvironmentError,
                "[config] must be a file that can be read, but got ",
-               "halfstep_config_test.yaml: No such file or directory");
+               "halfstep_config_test.yaml' (No such file or directory); check its path");
   std::filesystem::create_directory(file_);
-  EXPECT_ERROR(Config::load(file_), EnvironmentError, "halfstep_config_test.yaml: is a directory");
+  EXPECT_ERROR(Config::load(file_), EnvironmentError,
+               "halfstep_config_test.yaml' (is a directory); check");
 }
 
 TEST_F(ConfigFile, ThatIsTooLargeIsAnError) {
