@@ -27,6 +27,7 @@ void LRScheduler::step(const StepResult& result) {
     }
   } else {
     pending_ = result;
+    pending_->start_read();
   }
   ++steps_;
   apply();

@@ -49,7 +49,8 @@ class LentScale {
 
 GradScaler::GradScaler(GradScalerOptions options)
     : options_(std::move(options)),
-      scale_state_(detail::start_values(options_.rule(), options_.init_scale())) {
+      scale_state_(detail::start_values(options_.rule(), options_.init_scale())),
+      watch_(options_.report_size()) {
   options_.validate();
   if (options_.enabled() && options_.device_type() == c10::DeviceType::CUDA && !cuda_works()) {
     TORCH_WARN(
@@ -98,10 +99,25 @@ FoundInfs GradScaler::divide_gradients(torch::optim::Optimizer& optimizer,
   return detail::unscale_gradients(optimizer, inv_scale, detail::Float16Gradients::refuse, where);
 }
 
+GradScaler::Record& GradScaler::record_of(torch::optim::Optimizer& optimizer) {
+  auto [place, absent] = records_.try_emplace(&optimizer);
+  if (absent) {
+    place->second.optimizer = &optimizer;
+    place->second.number =
+        numbers_.try_emplace(&optimizer, static_cast<int64_t>(numbers_.size())).first->second;
+  }
+  return place->second;
+}
+
+void GradScaler::note(Record& record, FoundInfs found_infs) const {
+  record.found_infs = std::move(found_infs);
+  record.found_inf = combine(record.found_infs);
+}
+
 void GradScaler::unscale_(torch::optim::Optimizer& optimizer) {
   if (!is_enabled()) return;
   check_scale_exists(kUnscale);
-  Record& record = records_[&optimizer];
+  Record& record = record_of(optimizer);
   HALFSTEP_CHECK_USAGE(record.stage != Stage::unscaled, kUnscale,
                        "unscale_() must come once per optimizer and iteration, but it was called "
                        "for this one already since the last update(); a second call would divide "
@@ -109,8 +125,8 @@ void GradScaler::unscale_(torch::optim::Optimizer& optimizer) {
   HALFSTEP_CHECK_USAGE(record.stage != Stage::stepped, kUnscale,
                        "unscale_() must come before step(), but this optimizer was stepped already "
                        "since the last update(); call update() first");
-  record.found_infs = divide_gradients(optimizer, kUnscale);
-  if (!record.found_infs.empty()) record.stage = Stage::unscaled;
+  note(record, divide_gradients(optimizer, kUnscale));
+  if (record.found_inf.defined()) record.stage = Stage::unscaled;
 }
 
 StepResult GradScaler::step(torch::optim::Optimizer& optimizer,
@@ -128,7 +144,7 @@ StepResult GradScaler::step(torch::optim::Optimizer& optimizer,
                        "gradients would not be unscaled: call the closure's code before step(), or "
                        "use GradScalerOptions::enabled(false)");
   if (lbfgs == nullptr) check_scale_exists(kStep);
-  Record& record = records_[&optimizer];
+  Record& record = record_of(optimizer);
   HALFSTEP_CHECK_USAGE(record.stage != Stage::stepped, kStep,
                        "step() must come once per optimizer and iteration, but this one was "
                        "stepped already since the last update(); call update() after the last "
@@ -150,14 +166,14 @@ StepResult GradScaler::step_ordinary(torch::optim::Optimizer& optimizer, Record&
   if (record.stage == Stage::ready) {
     auto found_infs = divide_gradients(optimizer, kStep);
     check_has_gradients(found_infs);
-    record = {Stage::unscaled, std::move(found_infs)};
+    note(record, std::move(found_infs));
+    record.stage = Stage::unscaled;
   }
   check_has_gradients(record.found_infs);
-  auto found_inf = combine(record.found_infs);
-  const bool skip = options_.check_overflow() && found_inf.item<float>() != 0;
+  const bool skip = options_.check_overflow() && record.found_inf.item<float>() != 0;
   auto loss = skip ? at::Tensor() : step_and_clear_cache(optimizer);
   record.stage = Stage::stepped;
-  return StepResult::known(!skip, std::move(found_inf), std::move(loss));
+  return StepResult::known(!skip, record.found_inf, std::move(loss));
 }
 
 namespace {
@@ -185,9 +201,9 @@ StepResult GradScaler::step_lbfgs(torch::optim::LBFGS& optimizer,
       detail::clear_cast_cache();
       auto value = closure();
       check_scale_exists(kStep);
-      record.found_infs = divide_gradients(optimizer, kStep);
+      note(record, divide_gradients(optimizer, kStep));
       check_has_gradients(record.found_infs);
-      if (options_.check_overflow() && combine(record.found_infs).item<float>() != 0)
+      if (options_.check_overflow() && record.found_inf.item<float>() != 0)
         throw Overflow();
       return value;
     });
@@ -202,7 +218,7 @@ StepResult GradScaler::step_lbfgs(torch::optim::LBFGS& optimizer,
     throw;
   }
   record.stage = Stage::stepped;
-  return StepResult::known(stepped, combine(record.found_infs), std::move(loss));
+  return StepResult::known(stepped, record.found_inf, std::move(loss));
 }
 
 StepResult GradScaler::step_taking_scale(torch::optim::Optimizer& optimizer, TakesGradScale& taker,
@@ -212,11 +228,11 @@ StepResult GradScaler::step_taking_scale(torch::optim::Optimizer& optimizer, Tak
   at::Tensor found_inf;
   if (options_.check_overflow()) {
     if (!unscaled)
-      record.found_infs =
-          detail::unscale_gradients(optimizer, at::ones({}, scale.options()),
-                                    detail::Float16Gradients::allow, kStep);  // a check only
+      note(record,
+           detail::unscale_gradients(optimizer, at::ones({}, scale.options()),
+                                     detail::Float16Gradients::allow, kStep));  // a check only
     check_has_gradients(record.found_infs);
-    found_inf = combine(record.found_infs);
+    found_inf = record.found_inf;
   }
   const LentScale lent(taker);
   if (taker.grad_scale) taker.grad_scale = detail::to_device(*taker.grad_scale, scale.device());
@@ -241,11 +257,28 @@ at::Tensor GradScaler::combine(const FoundInfs& found_infs) const {
 at::Tensor GradScaler::all_found_infs() const {
   at::Tensor sum;
   for (const auto& [optimizer, record] : records_) {
-    if (record.found_infs.empty()) continue;
-    const auto flag = combine(record.found_infs);
-    sum = sum.defined() ? sum + flag : flag;
+    if (!record.found_inf.defined()) continue;
+    sum = sum.defined() ? sum + record.found_inf : record.found_inf;
   }
   return sum;
+}
+
+std::vector<detail::CheckedOptimizer> GradScaler::checked_optimizers() const {
+  std::vector<detail::CheckedOptimizer> checked;
+  for (const auto& [optimizer, record] : records_)
+    checked.push_back({record.number, record.optimizer, &record.found_infs, record.found_inf,
+                       record.stage == Stage::stepped});
+  return checked;
+}
+
+void GradScaler::begin_update(const at::Tensor& found_inf) {
+  if (options_.check_overflow() && found_inf.defined()) watch_.begin_update(scale_state_);
+}
+
+void GradScaler::end_update(const at::Tensor& found_inf) {
+  if (options_.check_overflow() && found_inf.defined())
+    watch_.end_update(scale_state_, found_inf, checked_optimizers(), options_.min_scale_patience());
+  records_.clear();
 }
 
 void GradScaler::update() {
@@ -258,30 +291,24 @@ void GradScaler::update() {
                        "update() must follow step() or unscale_() of an optimizer that has "
                        "gradients, but there was none since the last update(); call "
                        "scaler.step(optimizer) before");
+  begin_update(found_inf);
   if (options_.check_overflow()) scale_state_.update(options_.rule(), found_inf);
-  records_.clear();
-  check_min_scale();
-}
-
-void GradScaler::check_min_scale() {
-  if (!scale_state_.stuck().defined()) return;
-  // One copy is on its way at a time; on the CPU it has arrived already.
-  if (!stuck_.started()) stuck_ = detail::LateRead(scale_state_.stuck());
-  if (!stuck_.ready()) return;
-  const auto stuck = stuck_.value().item<int32_t>();
-  stuck_ = {};
-  HALFSTEP_CHECK_USAGE(
-      options_.at_min_scale() != AtMinScale::stop || stuck < options_.min_scale_patience(), kUpdate,
-      "overflows must end once the scale is at its minimum, but got ", stuck, " in a row at scale ",
-      get_scale(), "; look for an operation that makes inf or NaN, or lower the learning rate");
+  end_update(found_inf);
+  if (options_.at_min_scale() != AtMinScale::stop || !diagnosis()) return;
+  HALFSTEP_CHECK_USAGE(diagnosis()->in_a_row_at_minimum < options_.min_scale_patience(), kUpdate,
+                       "overflows must end once the scale is at its minimum, but ",
+                       diagnosis()->what(), "; ", diagnosis()->advice());
 }
 
 void GradScaler::update(double new_scale) {
   if (!is_enabled()) return;
   check_scale_exists(kUpdate);
   detail::check_scale(new_scale, "new_scale", kUpdate);
+  const c10::NoGradGuard no_grad;
+  const auto found_inf = all_found_infs();
+  begin_update(found_inf);
   scale_state_.assign(new_scale);
-  records_.clear();
+  end_update(found_inf);
 }
 
 void GradScaler::update(const at::Tensor& new_scale) {
@@ -298,8 +325,11 @@ void GradScaler::update(const at::Tensor& new_scale) {
                        new_scale.numel(), remedy);
   HALFSTEP_CHECK_USAGE(!new_scale.requires_grad(), kUpdate,
                        "new_scale must not require a gradient, but got one that does", remedy);
+  const c10::NoGradGuard no_grad;
+  const auto found_inf = all_found_infs();
+  begin_update(found_inf);
   scale_state_.assign(detail::to_device(new_scale.reshape({}), get_scale_async().device()));
-  records_.clear();
+  end_update(found_inf);
 }
 
 double GradScaler::get_scale() const {
@@ -333,6 +363,12 @@ void GradScaler::set_growth_interval(int64_t new_interval) {
   detail::check_growth_interval(new_interval, "GradScaler::set_growth_interval");
   options_.growth_interval(new_interval);
   scale_state_.clamp_growth_tracker(options_.rule());
+}
+
+void GradScaler::name_parameters(const torch::OrderedDict<std::string, at::Tensor>& named) {
+  detail::ParameterNames names;
+  for (const auto& item : named) names.emplace(item.value().unsafeGetTensorImpl(), item.key());
+  watch_.name_parameters(std::move(names));
 }
 
 FoundInfs GradScaler::found_inf_per_device(const torch::optim::Optimizer& optimizer) const {

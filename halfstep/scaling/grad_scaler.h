@@ -2,19 +2,23 @@
 #include "halfstep/scaling/device_copies.h"
 #include "halfstep/scaling/grad_scaler_options.h"
 #include "halfstep/scaling/grad_scaler_state.h"
-#include "halfstep/scaling/late_read.h"
 #include "halfstep/scaling/nested.h"
+#include "halfstep/scaling/overflow_diagnosis.h"
+#include "halfstep/scaling/overflow_report.h"
+#include "halfstep/scaling/overflow_watch.h"
 #include "halfstep/scaling/scale_state.h"
 #include "halfstep/scaling/step_result.h"
 #include "halfstep/scaling/takes_grad_scale.h"
 #include "halfstep/scaling/unscale.h"
 
 #include <optional>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
 #include <torch/optim/lbfgs.h>
 #include <torch/optim/optimizer.h>
+#include <torch/ordered_dict.h>
 #include <torch/serialize/archive.h>
 
 namespace halfstep {
@@ -170,6 +174,35 @@ class GradScaler {
   /// its index); empty where there are none. Does not sync.
   FoundInfs found_inf_per_device(const torch::optim::Optimizer& optimizer) const;
 
+  /// What happened so far: updates, overflows, skipped steps, and the last of them with their scale
+  /// and who found them. It is kept on the device without a sync; this call syncs. Counts from when
+  /// this object was made: it is no part of the state.
+  OverflowReport overflows() { return watch_.report(); }
+
+  /// Names for diagnoses, from a module's `named_parameters()`; replaces the earlier ones. Keyed by
+  /// identity, so call it again where parameters are replaced by others.
+  void name_parameters(const torch::OrderedDict<std::string, at::Tensor>& named);
+
+  /// The next `update()` looks at each gradient and, where there was an overflow, leaves a
+  /// diagnosis. Costs that update a sync. Gradients must not be zeroed before it.
+  void diagnose_next_update() { watch_.ask(); }
+
+  /// Why overflows don't end: there while overflows go on at the minimum scale and the policy of
+  /// the options is not keep_going, after `min_scale_patience` of them, and after
+  /// `diagnose_next_update`. Looking at single gradients syncs and happens only then: an ordinary
+  /// step costs nothing. Empty again once an update comes without overflow. On CUDA the host learns
+  /// of it some updates late.
+  ///
+  ///   GradScaler scaler(GradScalerOptions().min_scale(1).at_min_scale(AtMinScale::fall_back));
+  ///   …
+  ///   scaler.update();
+  ///   if (scaler.diagnosis()) {  // from now on in bfloat16, which needs no scale
+  ///     std::cerr << scaler.diagnosis()->what() << '\n';
+  ///     dtype = torch::kBFloat16;
+  ///     scaler = GradScaler(GradScalerOptions().enabled(false));
+  ///   }
+  const std::optional<OverflowDiagnosis>& diagnosis() const { return watch_.diagnosis(); }
+
   /// The state to save; std::nullopt where disabled. Call it after `update()`: what was unscaled
   /// or stepped since is not in it. Syncs like `get_scale`.
   std::optional<GradScalerState> state() const;
@@ -188,14 +221,18 @@ class GradScaler {
  private:
   enum class Stage { ready, unscaled, stepped };
   struct Record {
+    torch::optim::Optimizer* optimizer = nullptr;
+    int64_t number = 0;  // among those the scaler ever saw
     Stage stage = Stage::ready;
     FoundInfs found_infs;
+    at::Tensor found_inf;  // all of them on the scale's device; defined together with them
   };
 
   at::Tensor scale_with(std::optional<detail::DeviceCopies>& scales, const at::Tensor& output);
   void prepare_scale(const at::Tensor& first_output);
   void check_scale_exists(const char* where) const;
-  void check_min_scale();
+  Record& record_of(torch::optim::Optimizer& optimizer);
+  void note(Record& record, FoundInfs found_infs) const;
   at::Tensor combine(const FoundInfs& found_infs) const;
   FoundInfs divide_gradients(torch::optim::Optimizer& optimizer, const char* where) const;
   StepResult step_taking_scale(torch::optim::Optimizer& optimizer, TakesGradScale& taker,
@@ -204,11 +241,15 @@ class GradScaler {
   at::Tensor all_found_infs() const;
   StepResult step_lbfgs(torch::optim::LBFGS& optimizer,
                         const torch::optim::Optimizer::LossClosure& closure, Record& record);
+  std::vector<detail::CheckedOptimizer> checked_optimizers() const;
+  void begin_update(const at::Tensor& found_inf);
+  void end_update(const at::Tensor& found_inf);
 
   GradScalerOptions options_;
   detail::ScaleState scale_state_;
-  detail::LateRead stuck_;  // the last count of overflows at the minimum scale on its way
+  detail::OverflowWatch watch_;
   std::unordered_map<const torch::optim::Optimizer*, Record> records_;
+  std::unordered_map<const torch::optim::Optimizer*, int64_t> numbers_;
 };
 
 /// What torch::save and torch::load call: `save` and `load` as operators.

@@ -101,6 +101,11 @@ GradScalerOptions& GradScalerOptions::min_scale_patience(int64_t value) {
   return *this;
 }
 
+GradScalerOptions& GradScalerOptions::report_size(int64_t value) {
+  report_size_ = value;
+  return *this;
+}
+
 GradScalerOptions& GradScalerOptions::enabled(bool value) {
   enabled_ = value;
   return *this;
@@ -122,6 +127,9 @@ void GradScalerOptions::validate() const {
                        min_scale_patience_,
                        "; use 20 where single overflows at the minimum scale "
                        "are to be skipped");
+  HALFSTEP_CHECK_USAGE(report_size_ >= 1 && report_size_ <= 65536, where,
+                       "report_size must be from 1 to 65536 updates, but got ", report_size_,
+                       "; use 16 unless you have a reason");
   HALFSTEP_CHECK_USAGE(check_overflow_ || at_min_scale_ == AtMinScale::keep_going, where,
                        "at_min_scale must be keep_going where nobody checks for overflows, but got "
                        "another policy; turn check_overflow on");

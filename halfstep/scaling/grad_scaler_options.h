@@ -12,7 +12,8 @@ namespace halfstep {
 enum class AtMinScale {
   keep_going,  ///< nothing: the steps are skipped, as in Python
   stop,        ///< `update` throws UsageError with the diagnosis
-  fall_back,   ///< `GradScaler::diagnosis` has the diagnosis, and the caller changes the precision
+  fall_back,  ///< `GradScaler::diagnosis` has the diagnosis: the caller changes the precision, as a
+              ///< scaler can't change the autocast
 };
 
 /// How a GradScaler starts and how its scale moves. The defaults are Python's;
@@ -112,6 +113,11 @@ class GradScalerOptions {
   GradScalerOptions& min_scale_patience(int64_t value);
   int64_t min_scale_patience() const { return min_scale_patience_; }
 
+  /// How many of the last skipped updates `GradScaler::overflows` lists. Default: 16. From 1 to
+  /// 65536.
+  GradScalerOptions& report_size(int64_t value);
+  int64_t report_size() const { return report_size_; }
+
   /// False: the scaler passes everything through. Default: true.
   GradScalerOptions& enabled(bool value);
   bool enabled() const { return enabled_; }
@@ -133,6 +139,7 @@ class GradScalerOptions {
   bool check_overflow_ = true;
   AtMinScale at_min_scale_ = AtMinScale::keep_going;
   int64_t min_scale_patience_ = 1;
+  int64_t report_size_ = 16;
   bool enabled_ = true;
 };
 

@@ -74,7 +74,7 @@ void ScaleState::update_by_operations(const ScaleRule& rule, const at::Tensor& f
     if (stuck_.defined()) stuck_.copy_((stuck_ + 1) * overflow);
     return;
   }
-  const auto kept = exact_scale_.defined() ? exact_scale_ : scale_;
+  const auto kept = exact();
   const auto factors = kept.options().dtype(
       rule.arithmetic == ScaleArithmetic::float32 ? c10::kFloat : c10::kDouble);
   // As tensors: a GPU divides by a number by multiplying with its reciprocal.

@@ -19,6 +19,9 @@ class ScaleState {
   /// 0-dim float32: what multiplies losses. Changed in place.
   const at::Tensor& scale() const { return scale_; }
 
+  /// The scale as it is kept: the same, or 0-dim float64 where the arithmetic is float64.
+  const at::Tensor& exact() const { return exact_scale_.defined() ? exact_scale_ : scale_; }
+
   /// 0-dim int32 count as in ScaleValues; undefined where nobody watches.
   const at::Tensor& stuck() const { return stuck_; }
 

@@ -16,8 +16,18 @@ StepResult StepResult::on_device(at::Tensor found_inf, at::Tensor loss) {
 }
 
 bool StepResult::stepped() const {
-  if (!stepped_) stepped_ = found_inf_.item<float>() == 0;
+  if (stepped_) return *stepped_;
+  if (read_) read_->wait();
+  stepped_ = (read_ ? read_->value() : found_inf_).item<float>() == 0;
   return *stepped_;
+}
+
+bool StepResult::is_known() const {
+  return stepped_ || (read_ && read_->ready());
+}
+
+void StepResult::start_read() {
+  if (!stepped_ && !read_) read_ = std::make_shared<detail::LateRead>(found_inf_);
 }
 
 }  // namespace halfstep

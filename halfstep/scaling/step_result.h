@@ -1,4 +1,7 @@
 #pragma once
+#include "halfstep/scaling/late_read.h"
+
+#include <memory>
 #include <optional>
 
 #include <ATen/core/Tensor.h>
@@ -15,12 +18,22 @@ class StepResult {
   /// Known only on the device of `found_inf` (0-dim float32, 0: it stepped).
   static StepResult on_device(at::Tensor found_inf, at::Tensor loss);
 
-  /// Whether the optimizer changed the parameters. Syncs with the device at the first call where
-  /// `is_known()` is false (optimizers that take the scale), never otherwise.
+  /// Whether the optimizer changed the parameters. Waits where `is_known()` is false (optimizers
+  /// that take the scale): for all that the device has to do, or, after `start_read()`, for what it
+  /// had to do when that was called.
   bool stepped() const;
 
-  /// True where `stepped()` does not sync.
-  bool is_known() const { return stepped_.has_value(); }
+  /// True where `stepped()` does not wait. Never waits itself.
+  bool is_known() const;
+
+  /// Starts to copy the answer to the host, for code that can do without it for a step (a
+  /// scheduler): `is_known()` turns true when it has arrived. Does not sync. At once on the CPU.
+  ///
+  ///   auto result = scaler.step(optimizer);
+  ///   result.start_read();
+  ///   if (previous && previous->stepped()) scheduler.step();  // one step late, hardly waits
+  ///   previous = result;
+  void start_read();
 
   /// 0-dim float32 on the scale's device, 0 where the optimizer stepped: for code that must follow
   /// a skip without a sync. Undefined for a disabled scaler, and where nobody checks for overflow.
@@ -34,6 +47,7 @@ class StepResult {
   StepResult(std::optional<bool> stepped, at::Tensor found_inf, at::Tensor loss);
 
   mutable std::optional<bool> stepped_;
+  std::shared_ptr<detail::LateRead> read_;
   at::Tensor found_inf_;
   at::Tensor loss_;
 };
