@@ -5,12 +5,13 @@
 #include "halfstep/core/error.h"
 #include "halfstep/scaling/device_copies.h"
 #include "halfstep/scaling/lbfgs_snapshot.h"
+#include "halfstep/scaling/rank_agreement.h"
 
-#include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include <ATen/ops/ones.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/util/Exception.h>
 
 namespace halfstep {
@@ -20,7 +21,6 @@ namespace {
 constexpr const char* kUnscale = "GradScaler::unscale_";
 constexpr const char* kStep = "GradScaler::step";
 constexpr const char* kUpdate = "GradScaler::update";
-constexpr const char* kLoadState = "GradScaler::load_state";
 
 /// Steps, and forgets casts of weights the step may have written without bumping their version.
 at::Tensor step_and_clear_cache(torch::optim::Optimizer& optimizer,
@@ -109,9 +109,15 @@ GradScaler::Record& GradScaler::record_of(torch::optim::Optimizer& optimizer) {
   return place->second;
 }
 
-void GradScaler::note(Record& record, FoundInfs found_infs) const {
+void GradScaler::note(Record& record, FoundInfs found_infs) {
   record.found_infs = std::move(found_infs);
   record.found_inf = combine(record.found_infs);
+  const auto& ranks = options_.rank_agreement();
+  if (!ranks || !options_.check_overflow()) return;
+  const at::Tensor& scale = get_scale_async();
+  // A rank without gradients must join the others nevertheless.
+  if (!record.found_inf.defined()) record.found_inf = at::zeros_like(scale);
+  record.found_inf = ranks->largest(record.found_inf, scale, std::exchange(compare_ranks_, false));
 }
 
 void GradScaler::unscale_(torch::optim::Optimizer& optimizer) {
@@ -154,8 +160,8 @@ StepResult GradScaler::step(torch::optim::Optimizer& optimizer,
 }
 
 namespace {
-void check_has_gradients(const FoundInfs& found_infs) {
-  HALFSTEP_CHECK_USAGE(!found_infs.empty(), kStep,
+void check_has_gradients(const at::Tensor& found_inf) {
+  HALFSTEP_CHECK_USAGE(found_inf.defined(), kStep,
                        "at least one parameter of the optimizer must have a gradient, but none "
                        "has; call backward() on a scaled loss that depends on them, or leave this "
                        "optimizer out of the iteration");
@@ -164,12 +170,11 @@ void check_has_gradients(const FoundInfs& found_infs) {
 
 StepResult GradScaler::step_ordinary(torch::optim::Optimizer& optimizer, Record& record) {
   if (record.stage == Stage::ready) {
-    auto found_infs = divide_gradients(optimizer, kStep);
-    check_has_gradients(found_infs);
-    note(record, std::move(found_infs));
+    note(record, divide_gradients(optimizer, kStep));
+    check_has_gradients(record.found_inf);
     record.stage = Stage::unscaled;
   }
-  check_has_gradients(record.found_infs);
+  check_has_gradients(record.found_inf);
   const bool skip = options_.check_overflow() && record.found_inf.item<float>() != 0;
   auto loss = skip ? at::Tensor() : step_and_clear_cache(optimizer);
   record.stage = Stage::stepped;
@@ -202,9 +207,8 @@ StepResult GradScaler::step_lbfgs(torch::optim::LBFGS& optimizer,
       auto value = closure();
       check_scale_exists(kStep);
       note(record, divide_gradients(optimizer, kStep));
-      check_has_gradients(record.found_infs);
-      if (options_.check_overflow() && record.found_inf.item<float>() != 0)
-        throw Overflow();
+      check_has_gradients(record.found_inf);
+      if (options_.check_overflow() && record.found_inf.item<float>() != 0) throw Overflow();
       return value;
     });
   } catch (const Overflow&) {
@@ -231,7 +235,7 @@ StepResult GradScaler::step_taking_scale(torch::optim::Optimizer& optimizer, Tak
       note(record,
            detail::unscale_gradients(optimizer, at::ones({}, scale.options()),
                                      detail::Float16Gradients::allow, kStep));  // a check only
-    check_has_gradients(record.found_infs);
+    check_has_gradients(record.found_inf);
     found_inf = record.found_inf;
   }
   const LentScale lent(taker);
@@ -374,67 +378,6 @@ void GradScaler::name_parameters(const torch::OrderedDict<std::string, at::Tenso
 FoundInfs GradScaler::found_inf_per_device(const torch::optim::Optimizer& optimizer) const {
   const auto record = records_.find(&optimizer);
   return record == records_.end() ? FoundInfs() : record->second.found_infs;
-}
-
-std::optional<GradScalerState> GradScaler::state() const {
-  if (!is_enabled()) return std::nullopt;
-  const auto now = scale_state_.values();
-  GradScalerState state{now.scale, get_growth_factor(), get_backoff_factor(), get_growth_interval(),
-                        now.growth_tracker};
-  if (options_.hysteresis() > 1) state.hysteresis_tracker = now.hysteresis_tracker;
-  return state;
-}
-
-void GradScaler::load_state(const std::optional<GradScalerState>& state) {
-  if (!is_enabled()) return;
-  HALFSTEP_CHECK_USAGE(state.has_value(), kLoadState,
-                       "the state must not be empty, but it is; it was probably saved from a "
-                       "disabled scaler: go on with a new GradScaler, or disable this one too");
-  // A scale kept in float64 may lie beyond float32: the next overflows bring it back.
-  if (options_.arithmetic() != ScaleArithmetic::float64 || !std::isfinite(state->scale) ||
-      state->scale <= 0)
-    detail::check_scale(state->scale, "scale", kLoadState);
-  detail::check_growth_factor(state->growth_factor, kLoadState);
-  detail::check_backoff_factor(state->backoff_factor, kLoadState);
-  detail::check_growth_interval(state->growth_interval, kLoadState);
-  HALFSTEP_CHECK_USAGE(state->growth_tracker >= 0, kLoadState,
-                       "growth_tracker must be 0 or more, but got ", state->growth_tracker,
-                       "; the state is damaged or of another program: start with a new scaler");
-  const int64_t hysteresis = state->hysteresis_tracker.value_or(options_.hysteresis());
-  HALFSTEP_CHECK_USAGE(hysteresis >= 1, kLoadState,
-                       "hysteresis_tracker must be 1 or more, but got ", hysteresis,
-                       "; the state is damaged or of another program: start with a new scaler");
-  options_.init_scale(state->scale)
-      .growth_factor(state->growth_factor)
-      .backoff_factor(state->backoff_factor)
-      .growth_interval(state->growth_interval);
-  detail::ScaleValues values;
-  values.scale = state->scale;
-  values.growth_tracker =
-      static_cast<int32_t>(detail::clamp_growth_tracker(options_.rule(), state->growth_tracker));
-  values.hysteresis_tracker = static_cast<int32_t>(std::min(hysteresis, options_.hysteresis()));
-  scale_state_.restore(values);
-  records_.clear();
-}
-
-void GradScaler::save(torch::serialize::OutputArchive& archive) const {
-  write_grad_scaler_state(state(), archive);
-}
-
-void GradScaler::load(torch::serialize::InputArchive& archive) {
-  load_state(read_grad_scaler_state(archive));
-}
-
-torch::serialize::OutputArchive& operator<<(torch::serialize::OutputArchive& archive,
-                                            const GradScaler& scaler) {
-  scaler.save(archive);
-  return archive;
-}
-
-torch::serialize::InputArchive& operator>>(torch::serialize::InputArchive& archive,
-                                           GradScaler& scaler) {
-  scaler.load(archive);
-  return archive;
 }
 
 }  // namespace halfstep

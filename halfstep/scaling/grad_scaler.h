@@ -38,6 +38,8 @@ namespace halfstep {
 ///     scaler.update();             // once, last
 ///   }
 ///
+/// With several ranks, GradScalerOptions::process_group makes them skip together.
+///
 /// An optimizer is known by its address from the first `unscale_` or `step` that names it until
 /// `update()`, which forgets it: don't destroy or move one in between. Not for use by two threads
 /// at once.
@@ -225,14 +227,14 @@ class GradScaler {
     int64_t number = 0;  // among those the scaler ever saw
     Stage stage = Stage::ready;
     FoundInfs found_infs;
-    at::Tensor found_inf;  // all of them on the scale's device; defined together with them
+    at::Tensor found_inf;  // all of them, with other ranks', on the scale's device
   };
 
   at::Tensor scale_with(std::optional<detail::DeviceCopies>& scales, const at::Tensor& output);
   void prepare_scale(const at::Tensor& first_output);
   void check_scale_exists(const char* where) const;
   Record& record_of(torch::optim::Optimizer& optimizer);
-  void note(Record& record, FoundInfs found_infs) const;
+  void note(Record& record, FoundInfs found_infs);
   at::Tensor combine(const FoundInfs& found_infs) const;
   FoundInfs divide_gradients(torch::optim::Optimizer& optimizer, const char* where) const;
   StepResult step_taking_scale(torch::optim::Optimizer& optimizer, TakesGradScale& taker,
@@ -248,6 +250,7 @@ class GradScaler {
   GradScalerOptions options_;
   detail::ScaleState scale_state_;
   detail::OverflowWatch watch_;
+  bool compare_ranks_ = true;  // at the next step
   std::unordered_map<const torch::optim::Optimizer*, Record> records_;
   std::unordered_map<const torch::optim::Optimizer*, int64_t> numbers_;
 };

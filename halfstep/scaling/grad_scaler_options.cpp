@@ -2,6 +2,7 @@
 
 #include "halfstep/core/device.h"
 #include "halfstep/core/error.h"
+#include "halfstep/scaling/rank_agreement.h"
 
 #include <cmath>
 #include <limits>
@@ -98,6 +99,12 @@ GradScalerOptions& GradScalerOptions::at_min_scale(AtMinScale value) {
 
 GradScalerOptions& GradScalerOptions::min_scale_patience(int64_t value) {
   min_scale_patience_ = value;
+  return *this;
+}
+
+GradScalerOptions& GradScalerOptions::process_group(
+    const c10::intrusive_ptr<c10d::ProcessGroup>& group) {
+  ranks_ = std::make_shared<const detail::RankAgreement>(group);
   return *this;
 }
 

@@ -2,10 +2,20 @@
 #include "halfstep/scaling/scale_rule.h"
 
 #include <cstdint>
+#include <memory>
 
 #include <c10/core/DeviceType.h>
+#include <c10/util/intrusive_ptr.h>
+
+namespace c10d {
+class ProcessGroup;
+}
 
 namespace halfstep {
+
+namespace detail {
+class RankAgreement;
+}
 
 /// What a GradScaler does once overflows go on although the scale is at its minimum: the network
 /// itself makes infs or NaNs then, and no scale helps.
@@ -113,6 +123,16 @@ class GradScalerOptions {
   GradScalerOptions& min_scale_patience(int64_t value);
   int64_t min_scale_patience() const { return min_scale_patience_; }
 
+  /// Ranks that train one model together: a step that one of them must skip all skip, and their
+  /// scales stay equal. Each optimizer's flag is reduced once between its backward and its step, by
+  /// `unscale_` or `step`: all ranks must call them for the same optimizers in the same order, also
+  /// a rank whose optimizer has no gradients. The group needs a backend for the scale's device; on
+  /// CUDA nothing syncs. The ranks' scales are compared at the first step and after `load_state`: a
+  /// difference is a UsageError on all. Default: none, a rank looks at its own gradients.
+  /// Difference from Python, where only FSDP's ShardedGradScaler does so.
+  GradScalerOptions& process_group(const c10::intrusive_ptr<c10d::ProcessGroup>& group);
+  const std::shared_ptr<const detail::RankAgreement>& rank_agreement() const { return ranks_; }
+
   /// How many of the last skipped updates `GradScaler::overflows` lists. Default: 16. From 1 to
   /// 65536.
   GradScalerOptions& report_size(int64_t value);
@@ -140,6 +160,7 @@ class GradScalerOptions {
   AtMinScale at_min_scale_ = AtMinScale::keep_going;
   int64_t min_scale_patience_ = 1;
   int64_t report_size_ = 16;
+  std::shared_ptr<const detail::RankAgreement> ranks_;
   bool enabled_ = true;
 };
 

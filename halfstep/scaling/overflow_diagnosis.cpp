@@ -57,8 +57,9 @@ std::string OverflowDiagnosis::what() const {
 
 std::string OverflowDiagnosis::advice() const {
   if (non_finite.empty())
-    return "look for an operation that makes inf or NaN; to have the gradients named, zero them "
-           "after update() only";
+    return "look for an operation that makes inf or NaN, on the other ranks too where there are "
+           "any; "
+           "to have the gradients named, zero them after update() only";
   if (!non_finite_parameters(*this).empty())
     return "go back to a checkpoint from before, with a lower learning rate";
   const auto first = names_since(*this, non_finite.front().since_update);

@@ -2,11 +2,14 @@
 
 #include "halfstep/scaling/device_copies.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/zeros_like.h>
 
 namespace halfstep::detail {
 
 namespace {
+
+constexpr int kUpdatesToWait = 8;
 
 /// The number of optimizers whose step was skipped.
 at::Tensor count_skipped(const std::vector<CheckedOptimizer>& optimizers,
@@ -55,9 +58,14 @@ void OverflowWatch::end_update(const ScaleState& scale, const at::Tensor& found_
 
 void OverflowWatch::learn_stuck(const ScaleState& scale) {
   if (scale.stuck().defined()) {
-    // One copy is on its way at a time; on the CPU it has arrived already.
-    if (!reading_.started()) reading_ = LateRead(scale.stuck());
-    if (!reading_.ready()) return;
+    if (!reading_.started()) {
+      reading_ = LateRead(scale.stuck());
+      reading_age_ = 0;
+    }
+    // After a fixed number of updates, so that all ranks learn of it at the same one: the copy has
+    // arrived long ago then, and on the CPU it has at once.
+    if (!scale.stuck().is_cpu() && ++reading_age_ < kUpdatesToWait) return;
+    reading_.wait();
     stuck_ = reading_.value().item<int32_t>();
     reading_ = {};
   }

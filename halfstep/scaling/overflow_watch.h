@@ -46,7 +46,8 @@ class OverflowWatch {
 
   OverflowLog log_;
   OverflowSearch search_;
-  LateRead reading_;  // the count of ScaleState::stuck on its way
+  LateRead reading_;     // the count of ScaleState::stuck on its way
+  int reading_age_ = 0;  // updates since it was started
   int32_t stuck_ = 0;
   bool asked_ = false;
   std::optional<OverflowDiagnosis> diagnosis_;
