@@ -49,6 +49,17 @@ AmpSettings AmpSettings::read(Config& optim_wrapper, c10::Device device) {
   return amp;
 }
 
+void AmpSettings::fall_back() {
+  if (dtype == c10::kHalf) {
+    dtype = c10::kBFloat16;
+  } else {
+    enabled = false;
+    dtype = c10::kFloat;
+  }
+  scaling = false;
+  loss_scale.options.enabled(false);
+}
+
 std::string AmpSettings::describe_dtype() const {
   return enabled ? dtype_name(dtype) + " (autocast)" : "float32";
 }

@@ -29,6 +29,10 @@ struct AmpSettings {
   /// can't be.
   static AmpSettings read(Config& optim_wrapper, c10::Device device);
 
+  /// What a run goes on with where no scale ends the overflows: bfloat16 instead of float16,
+  /// float32 instead of bfloat16; both without a loss scale.
+  void fall_back();
+
   /// "bfloat16 autocast" or "float32".
   std::string describe_dtype() const;
   /// "dynamic from 65536", "static 512" or "off (…)" with the reason.

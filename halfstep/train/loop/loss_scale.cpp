@@ -82,6 +82,30 @@ void read_dynamic_rule(Config& scale, bool legacy, GradScalerOptions& options) {
                                                   : HysteresisRefill::on_clean_step);
 }
 
+/// Single overflows at the minimum scale are no reason to end a run; so many in a row are.
+constexpr int64_t kPatience = 20;
+
+/// What to do about overflows that go on at the minimum scale, where a dialect does not say it.
+void stop_at_min_scale(GradScalerOptions& options) {
+  if (!options.enabled() || !options.check_overflow() ||
+      options.at_min_scale() != AtMinScale::keep_going)
+    return;
+  options.at_min_scale(AtMinScale::stop).min_scale_patience(kPatience);
+}
+
+void read_at_min_scale(Config& scale, GradScalerOptions& options) {
+  const auto policy = scale.get<std::string>("at_min_scale", "stop");
+  if (policy == "stop")
+    options.at_min_scale(AtMinScale::stop);
+  else if (policy == "fall_back")
+    options.at_min_scale(AtMinScale::fall_back);
+  else if (policy == "continue")
+    options.at_min_scale(AtMinScale::keep_going);
+  else
+    scale.fail("at_min_scale", "must be stop, fall_back or continue");
+  options.min_scale_patience(read_count(scale, "min_scale_patience", options.min_scale_patience()));
+}
+
 LossScale read_mapping(Config scale) {
   LossScale result;
   result.dialect = read_dialect(scale);
@@ -90,10 +114,16 @@ LossScale read_mapping(Config scale) {
   result.options.init_scale(read_scale(scale, "init_scale", result.options.init_scale()));
   const bool legacy = result.dialect.starts_with("mmcv_legacy");
   if (result.options.dynamic()) read_dynamic_rule(scale, legacy, result.options);
+  stop_at_min_scale(result.options);
+  if (result.options.check_overflow()) read_at_min_scale(scale, result.options);
   return result;
 }
 
 }  // namespace
+
+LossScale::LossScale() {
+  stop_at_min_scale(options);
+}
 
 LossScale LossScale::read(Config& optim_wrapper) {
   if (optim_wrapper.is_mapping("loss_scale"))
@@ -102,6 +132,7 @@ LossScale LossScale::read(Config& optim_wrapper) {
   if (optim_wrapper.is_number("loss_scale")) {
     result.dialect = "mmcv_static";
     result.options = dialects::mmcv_static(read_scale(optim_wrapper, "loss_scale", 0));
+    stop_at_min_scale(result.options);
   } else if (!optim_wrapper.is_text("loss_scale") ||
              optim_wrapper.get<std::string>("loss_scale") != "dynamic") {
     optim_wrapper.fail("loss_scale",

@@ -13,7 +13,12 @@ namespace halfstep::train {
 ///   loss_scale: {init_scale: 1024, growth_interval: 100} torch's with other numbers
 ///   loss_scale: {dialect: apex, min_scale: 128}          another system's with other numbers
 ///   loss_scale: {mode: dynamic, scale_window: 500}       MMCV's own scaler, as its configs say it
+///
+/// Twenty overflows in a row at the minimum scale end the run unless `at_min_scale` says otherwise.
 struct LossScale {
+  /// torch's, dynamic.
+  LossScale();
+
   std::string dialect = "torch";
   GradScalerOptions options;
 

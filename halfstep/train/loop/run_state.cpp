@@ -143,6 +143,7 @@ Checkpoint collect_state(const Trainer& trainer) {
   checkpoint.state["progress"] = trainer.progress();
   checkpoint.state["seed"] = parts.seed;
   checkpoint.state["scaler"] = scaler_to_json(trainer.scaler());
+  if (trainer.fell_back()) checkpoint.state["fell_back"] = true;
   auto& schedulers = checkpoint.state["schedulers"] = nlohmann::json::array();
   if (parts.lr_scheduler) schedulers.push_back(parts.lr_scheduler->steps());
   const auto& loader = *parts.train_loader;
@@ -178,6 +179,7 @@ void restore_state(Trainer& trainer, const ResumePoint& from) {
     check_same_settings(state.at("settings"), parts.settings, source);
     check_same_data(trainer, state.at("data"), source);
     const auto progress = read_progress(trainer, state.at("progress"), source);
+    if (state.value("fell_back", false)) trainer.fall_back();
     warn_where_bits_may_differ(trainer, state.at("environment"));
     load_module(checkpoint, *parts.model);
     load_optimizer(checkpoint, parts.parameter_names, *parts.optimizer);

@@ -7,6 +7,7 @@
 #include "halfstep/train/loop/stop_signal.h"
 
 #include <cmath>
+#include <iostream>
 
 #include <ATen/ops/isfinite.h>
 
@@ -24,6 +25,12 @@ constexpr int64_t max_skips_without_loss = 10;
 std::string number_text(double value) {
   return std::isnan(value) ? "nan" : c10::str(value);
 }
+
+/// The loop words the error, as it knows the step and the epoch.
+GradScalerOptions without_stop(GradScalerOptions options) {
+  if (options.at_min_scale() == AtMinScale::stop) options.at_min_scale(AtMinScale::fall_back);
+  return options;
+}
 }  // namespace
 
 Trainer::Trainer(Config config, RunOptions options)
@@ -31,8 +38,9 @@ Trainer::Trainer(Config config, RunOptions options)
       resume_point_(find_resume_point(options)),
       parts_(build_training(config, options,
                             resume_point_ ? std::optional(resume_point_->seed) : std::nullopt)),
-      scaler_(parts_.amp.loss_scale.options),
+      scaler_(without_stop(parts_.amp.loss_scale.options)),
       work_dir_(options.work_dir) {
+  scaler_.name_parameters(parts_.model->named_parameters());
   if (resume_point_) {
     resume();
   } else if (!options.resume) {
@@ -134,6 +142,7 @@ void Trainer::train_step(const Batch& batch) {
   ++progress_.step;
   skipped_in_a_row_ = stepped ? 0 : skipped_in_a_row_ + 1;
   if (!stepped) ++progress_.skipped_steps;
+  if (check_overflows()) return;  // the loss at hand is the overflow's
   if (device_.is_cpu() || progress_.step % check_cuda_loss_every == 0 ||
       skipped_in_a_row_ >= max_skips_without_loss)
     check_numbers();
@@ -155,26 +164,44 @@ torch::Tensor Trainer::forward(const Batch& batch) {
   return loss;
 }
 
+std::string Trainer::place() const {
+  return c10::str("at step ", progress_.step, " (epoch ", progress_.epoch + 1, ", batch ",
+                  progress_.batch, ")");
+}
+
+bool Trainer::check_overflows() {
+  const auto diagnosis = scaler_.diagnosis();
+  if (!diagnosis) return false;
+  HALFSTEP_CHECK_USAGE(parts_.amp.loss_scale.options.at_min_scale() != AtMinScale::stop, "train",
+                       "overflows must end once the loss scale is at its minimum, but ", place(),
+                       " ", diagnosis->what(), "; ", diagnosis->advice(), "; the learning rate is ",
+                       learning_rate());
+  fall_back();
+  std::cerr << "warning: the loss scale is off from now on and the layers run in "
+            << parts_.amp.describe_dtype() << ", because " << place() << " " << diagnosis->what()
+            << "\n";
+  return true;
+}
+
+void Trainer::fall_back() {
+  parts_.amp.fall_back();
+  scaler_ = GradScaler(parts_.amp.loss_scale.options);
+  fell_back_ = true;
+  skipped_in_a_row_ = 0;
+}
+
 void Trainer::check_numbers() const {
   if (!loss_.defined()) return;
-  const auto place = c10::str(" at step ", progress_.step, " (epoch ", progress_.epoch + 1,
-                              ", batch ", progress_.batch, ")");
-  if (scaler_.is_enabled()) {
-    HALFSTEP_CHECK_USAGE(scaler_.get_scale() > 0, "train",
-                         "the loss scale must stay above 0, but it fell to 0", place,
-                         ": every step overflows; look for an operation that makes inf or NaN, or "
-                         "lower the learning rate (",
-                         learning_rate(), ")");
-  }
-  // A skipped step did no harm yet.
-  if (skipped_in_a_row_ > 0 && skipped_in_a_row_ < max_skips_without_loss) return;
+  // A skipped step did no harm yet, and other policies than stop go on whatever the loss is.
+  const bool stops = parts_.amp.loss_scale.options.at_min_scale() == AtMinScale::stop;
+  if (skipped_in_a_row_ > 0 && (!stops || skipped_in_a_row_ < max_skips_without_loss)) return;
   const auto loss = loss_.item<double>();
   const auto skips = skipped_in_a_row_ > 0
                          ? c10::str(", after ", skipped_in_a_row_, " skipped steps in a row")
                          : "";
   HALFSTEP_CHECK_USAGE(
-      std::isfinite(loss), "train", "the loss must be finite, but got ", number_text(loss), place,
-      " in ", dtype_name(parts_.amp.enabled ? parts_.amp.dtype : c10::kFloat), skips,
+      std::isfinite(loss), "train", "the loss must be finite, but got ", number_text(loss), " ",
+      place(), " in ", dtype_name(parts_.amp.enabled ? parts_.amp.dtype : c10::kFloat), skips,
       "; lower the learning rate (", learning_rate(), ") or look for inf and NaN in the data");
 }
 

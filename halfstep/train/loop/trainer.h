@@ -39,7 +39,7 @@ class Trainer {
   /// saved a checkpoint. Throws UsageError where
   ///   - the loss is not finite and the step was taken all the same, or 10 steps in a row were
   ///     skipped (on CUDA the loss is read every 200 steps, before each save and after 10 skips),
-  ///   - the loss scale fell to zero,
+  ///   - overflows go on at the minimum loss scale and `at_min_scale` is stop,
   ///   - the run ends and not one step was taken,
   ///   - LibTorch refuses a step; out of memory is an EnvironmentError.
   Outcome train();
@@ -47,6 +47,11 @@ class Trainer {
   /// Asks the loop to stop: after the step at hand, in the middle of an evaluation, which is made
   /// again when the run is resumed, or, from before_run(), before the first step.
   void request_stop() { stop_requested_ = true; }
+
+  /// Goes on in the next wider precision without a loss scale; see AmpSettings::fall_back. The loop
+  /// does it where `at_min_scale` is fall_back, and a resumed run does it again.
+  void fall_back();
+  bool fell_back() const { return fell_back_; }
 
   /// Saves the present state into the work dir, unless it is there already, and returns the file.
   /// Syncs. Throws UsageError, and writes nothing, where the loss or a trained weight is not
@@ -90,9 +95,11 @@ class Trainer {
   void run_step();
   void train_step(const Batch& batch);
   torch::Tensor forward(const Batch& batch);
+  std::string place() const;
   void check_numbers() const;
   void check_weights() const;
   void check_any_step_taken() const;
+  bool check_overflows();  // true where it fell back
 
   c10::Device device_;
   std::optional<ResumePoint> resume_point_;
@@ -106,6 +113,7 @@ class Trainer {
   inspect::DtypeReport dtypes_;
   int64_t counted_steps_ = 0;
   int64_t skipped_in_a_row_ = 0;
+  bool fell_back_ = false;
   bool stop_requested_ = false;
   int stop_signal_ = 0;
   std::optional<Progress> saved_;

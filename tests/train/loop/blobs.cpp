@@ -70,6 +70,28 @@ Loss make_signal_in_evaluation(Config&) {
   };
 }
 
+/// Two layers with a hidden layer that float16 can't hold (gain) or no dtype has a gradient for.
+class LoudNet : public Model {
+ public:
+  LoudNet(double gain, int64_t broken_from)
+      : gain_(gain),
+        broken_from_(broken_from),
+        first_(register_module("first", torch::nn::Linear(16, 32))),
+        last_(register_module("last", torch::nn::Linear(32, 4))) {}
+  torch::Tensor forward(const torch::Tensor& input) override {
+    auto hidden = first_(input) * gain_;
+    if (is_training() && ++calls_ >= broken_from_) hidden = torch::sqrt(hidden * 0);
+    return last_(hidden) / gain_;
+  }
+
+ private:
+  double gain_;
+  int64_t broken_from_;
+  int64_t calls_ = 0;
+  torch::nn::Linear first_;
+  torch::nn::Linear last_;
+};
+
 }  // namespace
 
 void register_blobs() {
@@ -85,6 +107,11 @@ void register_blobs() {
       hooks().add("Drift", [](Config&) { return std::make_unique<Drift>(); });
   [[maybe_unused]] static const bool loss =
       losses().add("SignalInEvaluation", make_signal_in_evaluation);
+  [[maybe_unused]] static const bool loud =
+      models().add("LoudNet", [](Config& config) -> std::shared_ptr<Model> {
+        return std::make_shared<LoudNet>(config.get<double>("gain", 1.0),
+                                         config.get<int64_t>("broken_from", 1'000'000));
+      });
 }
 
 const char* const blobs_config = R"(

@@ -43,7 +43,10 @@ TEST(LossScaleConfig, EveryDialectReadsAsItself) {
     EXPECT_EQ(scale.options.init_scale(), expected.init_scale());
     EXPECT_EQ(scale.options.enabled(), expected.enabled());
     EXPECT_EQ(scale.options.check_overflow(), expected.check_overflow());
-    EXPECT_EQ(scale.options.at_min_scale(), expected.at_min_scale());
+    const bool checks = expected.enabled() && expected.check_overflow();
+    EXPECT_EQ(scale.options.at_min_scale(), checks ? AtMinScale::stop : AtMinScale::keep_going);
+    EXPECT_EQ(scale.options.min_scale_patience(), checks && name != "deepspeed" ? 20 : 1);
+    EXPECT_NO_THROW(scale.options.validate());
   }
 }
 
@@ -77,6 +80,20 @@ TEST(LossScaleConfig, MmcvsMappingsMeanMmcvsScaler) {
   EXPECT_EQ(fixed.options.init_scale(), 512);
   EXPECT_EQ(read("{dialect: mmcv, growth_interval: 9}").options.rule(),
             dialects::torch().growth_interval(9).rule());
+}
+
+TEST(LossScaleConfig, PolicyAtTheMinimumScale) {
+  EXPECT_EQ(read("dynamic").options.at_min_scale(), AtMinScale::stop);
+  EXPECT_EQ(read("512").options.min_scale_patience(), 20);
+  const auto scale = read("{at_min_scale: fall_back, min_scale_patience: 3}");
+  EXPECT_EQ(scale.options.at_min_scale(), AtMinScale::fall_back);
+  EXPECT_EQ(scale.options.min_scale_patience(), 3);
+  EXPECT_EQ(read("{dialect: deepspeed, at_min_scale: continue}").options.at_min_scale(),
+            AtMinScale::keep_going);
+  EXPECT_ERROR(read("{at_min_scale: never}"), UsageError, "at_min_scale",
+               "must be stop, fall_back or continue");
+  EXPECT_ERROR(read("{dialect: apex_static, at_min_scale: stop}"), UsageError,
+               "unknown key 'at_min_scale'");
 }
 
 TEST(LossScaleConfig, RefusesWhatItCantBe) {

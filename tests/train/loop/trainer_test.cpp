@@ -96,13 +96,79 @@ TEST_F(TrainerTest, NanLossInFloat32IsAnError) {
                "in float32", "lower the learning rate (0.01)");
 }
 
-TEST_F(TrainerTest, LossScaleThatFallsToZeroIsAnError) {
-  auto run = trainer({"train_dataloader.dataset.nan_at=20", "train_dataloader.batch_size=96",
-                      "train_cfg.max_epochs=400",
-                      "optim_wrapper={type: AmpOptimWrapper, loss_scale: {init_scale: 1.0, "
-                      "backoff_factor: 1.0e-20}, optimizer: {type: SGD, lr: 0.01}}"});
-  EXPECT_ERROR(run.train(), UsageError, "[train] the loss scale must stay above 0",
-               "every step overflows");
+TEST_F(TrainerTest, OverflowsThatGoOnEndTheRunWithTheirNames) {
+  for (const std::string optimizer : {"Adam", "SGD"}) {
+    SCOPED_TRACE(optimizer);
+    auto run = trainer({"model={type: LoudNet, broken_from: 5}", "train_cfg.max_epochs=20",
+                        "optim_wrapper={type: AmpOptimWrapper, loss_scale: {init_scale: 4.0, "
+                        "min_scale: 1.0}, optimizer: {type: " +
+                            optimizer + ", lr: 0.01}}"});
+    EXPECT_ERROR(run.train(), UsageError,
+                 "[train] overflows must end once the loss scale is at its minimum, but at step 26 "
+                 "(epoch 5, batch 2) update 26 overflowed (20 in a row at the minimum scale 1), as "
+                 "every update since 5 did; not finite: the gradients of 2 of 4 parameters, first "
+                 "those of 'first.weight', 'first.bias' (seen from update 7 on); look at the "
+                 "operations that use these parameters",
+                 "learning rate");
+    EXPECT_EQ(run.progress().skipped_steps, 22);
+  }
+}
+
+// Without a floor the scale falls to where it is of no use any more.
+TEST_F(TrainerTest, OverflowsEndTheRunWithoutAFloorToo) {
+  auto run = trainer({"model={type: LoudNet, broken_from: 1}", "train_dataloader.batch_size=96",
+                      "train_cfg.max_epochs=400", "test_dataloader=null",
+                      "optim_wrapper={type: AmpOptimWrapper, loss_scale: {init_scale: 1.0}, "
+                      "optimizer: {type: SGD, lr: 0.01}}"});
+  EXPECT_ERROR(run.train(), UsageError,
+               "[train] overflows must end once the loss scale is at its minimum",
+               "(20 in a row at the minimum scale", "first those of 'first.weight'");
+  EXPECT_EQ(run.progress().step, 126 + 20);
+}
+
+TEST_F(TrainerTest, FallsBackToAWiderPrecisionAndStaysThere) {
+  const std::vector<std::string> overrides{
+      "model={type: LoudNet, gain: 1.0e+6}",
+      "optim_wrapper={type: AmpOptimWrapper, dtype: float16, loss_scale: {init_scale: 4.0, "
+      "min_scale: 1.0, at_min_scale: fall_back, min_scale_patience: 2}, optimizer: {type: Adam, "
+      "lr: 0.01}}"};
+  auto unbroken = trainer(overrides);
+  unbroken.train();
+  EXPECT_TRUE(unbroken.fell_back());
+  EXPECT_EQ(unbroken.parts().amp.dtype, c10::kBFloat16);
+  EXPECT_FALSE(unbroken.scaler().is_enabled());
+  EXPECT_EQ(unbroken.progress().skipped_steps, 4);
+  EXPECT_EQ(unbroken.progress().step, 12);
+  EXPECT_THAT(unbroken.dtypes().summary(), ::testing::ContainsRegex("linear +float16"));
+  const auto expected = read_file(unbroken.work_dir().checkpoint_file(12));
+
+  struct StopAt8 : Hook {
+    void after_step(Trainer& t) override {
+      if (t.progress().step == 8) t.request_stop();
+    }
+  };
+  TempFolder other;
+  Trainer first(config(overrides), {.work_dir = other.path()});
+  first.parts().hooks.push_back(std::make_unique<StopAt8>());
+  first.train();
+  ASSERT_EQ(first.progress().step, 8);
+  Trainer second(config(overrides), {.work_dir = other.path(), .resume = true});
+  EXPECT_TRUE(second.fell_back());
+  EXPECT_EQ(second.parts().amp.dtype, c10::kBFloat16);
+  second.train();
+  EXPECT_EQ(read_file(second.work_dir().checkpoint_file(12)), expected);
+}
+
+// bfloat16 with a scale has float32 to fall back to, in which a NaN ends the run after all.
+TEST_F(TrainerTest, FallsBackFromBfloat16ToFloat32) {
+  auto run =
+      trainer({"model={type: LoudNet, broken_from: 3}",
+               "optim_wrapper={type: AmpOptimWrapper, loss_scale: {dialect: deepspeed, "
+               "init_scale: 2.0, at_min_scale: fall_back}, optimizer: {type: SGD, lr: 0.01}}"});
+  EXPECT_ERROR(run.train(), UsageError, "the loss must be finite", "in float32");
+  EXPECT_TRUE(run.fell_back());
+  EXPECT_FALSE(run.parts().amp.enabled);
+  EXPECT_EQ(run.parts().amp.describe_dtype(), "float32");
 }
 
 TEST_F(TrainerTest, NanLossWithALossScaleIsAnErrorAfterTenSkippedSteps) {
