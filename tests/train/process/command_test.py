@@ -425,7 +425,7 @@ custom_hooks: []
         if subprocess.run(["sh", "-c", "nvidia-smi -L"], capture_output=True).returncode == 0:
             self.skipTest("a GPU is here")
         output = self.halfstep("train", CONFIGS / "mnist_mlp.yaml", "--device", "cuda", status=1)
-        self.fails(output, "[device]", "'cuda' needs a working CUDA device", "--device cpu")
+        self.fails(output, "[device]", "'cuda' needs a working CUDA device", "use 'cpu' or 'auto'")
 
     def test_unknown_device(self):
         self.fails(self.halfstep("train", CONFIGS / "mnist_mlp.yaml", "--device", "gpu", status=2), "[device]", "but got 'gpu'")
