@@ -148,10 +148,12 @@ TEST_F(TrainerTest, FallsBackToAWiderPrecisionAndStaysThere) {
     }
   };
   TempFolder other;
-  Trainer first(config(overrides), {.work_dir = other.path()});
-  first.parts().hooks.push_back(std::make_unique<StopAt8>());
-  first.train();
-  ASSERT_EQ(first.progress().step, 8);
+  {
+    Trainer first(config(overrides), {.work_dir = other.path()});
+    first.parts().hooks.push_back(std::make_unique<StopAt8>());
+    first.train();
+    ASSERT_EQ(first.progress().step, 8);
+  }
   Trainer second(config(overrides), {.work_dir = other.path(), .resume = true});
   EXPECT_TRUE(second.fell_back());
   EXPECT_EQ(second.parts().amp.dtype, c10::kBFloat16);
@@ -159,13 +161,15 @@ TEST_F(TrainerTest, FallsBackToAWiderPrecisionAndStaysThere) {
   EXPECT_EQ(read_file(second.work_dir().checkpoint_file(12)), expected);
 }
 
-// bfloat16 with a scale has float32 to fall back to, in which a NaN ends the run after all.
+// bfloat16 with a scale has float32 to fall back to, in which a NaN ends the run after all, at the
+// latest when it would be saved.
 TEST_F(TrainerTest, FallsBackFromBfloat16ToFloat32) {
   auto run =
       trainer({"model={type: LoudNet, broken_from: 3}",
                "optim_wrapper={type: AmpOptimWrapper, loss_scale: {dialect: deepspeed, "
                "init_scale: 2.0, at_min_scale: fall_back}, optimizer: {type: SGD, lr: 0.01}}"});
-  EXPECT_ERROR(run.train(), UsageError, "the loss must be finite", "in float32");
+  EXPECT_ERROR(run.train(), UsageError, "[train] weights must be finite to be saved",
+               "'first.weight' has inf or NaN");
   EXPECT_TRUE(run.fell_back());
   EXPECT_FALSE(run.parts().amp.enabled);
   EXPECT_EQ(run.parts().amp.describe_dtype(), "float32");
