@@ -25,9 +25,8 @@ class Schedule {
   /// `rate` must be a pure function, defined for every n from 0 on. Not explicit, so that a lambda
   /// is a Schedule.
   template <class F>
-  requires std::is_invocable_r_v<double, F, double, int64_t> &&
-      (!std::is_same_v<std::remove_cvref_t<F>, Schedule>)Schedule(F&& rate)
-      : rate_(std::forward<F>(rate)) {}
+  requires std::is_invocable_r_v<double, F, double, int64_t> Schedule(F rate)
+      : rate_(std::move(rate)) {}
   Schedule(Rate rate, Momentum momentum) : rate_(std::move(rate)), momentum_(std::move(momentum)) {}
 
   /// The rate after `n` steps of a group that began with `base`.

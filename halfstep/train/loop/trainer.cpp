@@ -33,7 +33,7 @@ GradScalerOptions without_stop(GradScalerOptions options) {
 }
 }  // namespace
 
-Trainer::Trainer(Config config, RunOptions options)
+Trainer::Trainer(Config config, const RunOptions& options)
     : device_(options.device),
       resume_point_(find_resume_point(options)),
       parts_(build_training(config, options,

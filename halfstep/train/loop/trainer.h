@@ -30,7 +30,7 @@ class Trainer {
   /// Builds the run; resumes where `options` says so. Checkpoints in the work dir that are not this
   /// run's past are moved aside. Throws UsageError for a wrong config or one that may not resume
   /// the checkpoint, EnvironmentError for data, checkpoints or a work dir that can't be used.
-  Trainer(Config config, RunOptions options);
+  Trainer(Config config, const RunOptions& options);
 
   /// How train() ended: at max_epochs, or before it because a signal or a hook asked for it.
   enum class Outcome { finished, stopped };
