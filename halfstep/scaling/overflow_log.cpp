@@ -88,7 +88,7 @@ OverflowReport OverflowLog::report() {
   if (!page_.defined()) return report;
   if (on_page_ > 0) condense();
   const auto totals = totals_.cpu();
-  const double* total = totals.const_data_ptr<double>();
+  const auto* total = totals.const_data_ptr<double>();
   report.overflows = static_cast<int64_t>(total[0]);
   report.skipped_steps = static_cast<int64_t>(total[1]);
   const auto last_clean = static_cast<int64_t>(total[2]);

@@ -27,7 +27,7 @@ at::Tensor RankAgreement::largest(const at::Tensor& found_inf, const at::Tensor&
   group_->allreduce(numbers, options)->wait();
   if (check_scale) {
     const auto here = numbers[0].cpu();
-    const float* largest = here.const_data_ptr<float>();
+    const auto* largest = here.const_data_ptr<float>();
     HALFSTEP_CHECK_USAGE(largest[1] == -largest[2], "GradScaler",
                          "all ranks must start with the same scale, but got ", scale.item<float>(),
                          " on this rank and from ", -largest[2], " to ", largest[1],
