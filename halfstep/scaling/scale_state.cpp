@@ -50,9 +50,8 @@ void ScaleState::update(const ScaleRule& rule, const at::Tensor& found_inf) {
 
 void ScaleState::update_by_kernel(const ScaleRule& rule, const at::Tensor& found_inf) {
   const auto before = stuck_.defined() ? scale_.clone() : at::Tensor();
-  auto flag = found_inf;  // the operator's schema writes to none but the first two
-  at::_amp_update_scale_(scale_, growth_tracker_, flag, rule.growth_factor, rule.backoff_factor,
-                         rule.growth_interval);
+  at::_amp_update_scale_(scale_, growth_tracker_, found_inf, rule.growth_factor,
+                         rule.backoff_factor, rule.growth_interval);
   if (!stuck_.defined()) return;
   const auto stuck_now = (scale_ == before).logical_or_(scale_ < kLeastUsefulScale);
   stuck_.copy_((stuck_ + 1) * stuck_now.logical_and_(found_inf != 0));
