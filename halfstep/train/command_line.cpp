@@ -8,6 +8,7 @@
 
 #include <CLI/CLI.hpp>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 namespace halfstep::train::detail {
@@ -89,13 +90,15 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error) {
   const std::string place = "[command line] ";
   for (const auto& word : app.remaining(/*recurse=*/true)) {
     if (is_option(word))
-      return place + "an option must be one of " + with_suggestion(word, option_names(command));
+      return fmt::format("{}an option must be one of {}", place,
+                         with_suggestion(word, option_names(command)));
     if (parsed.empty())
-      return place + "a command must be one of " + with_suggestion(word, command_names(app));
-    return place + "each argument must have a place, but got '" + word +
-           "' besides; what follows --cfg-options must hold a =, a file to --resume from must end "
-           "in .safetensors: " +
-           help;
+      return fmt::format("{}a command must be one of {}", place,
+                         with_suggestion(word, command_names(app)));
+    return fmt::format(
+        "{}each argument must have a place, but got '{}' besides; what follows --cfg-options must "
+        "hold a =, a file to --resume from must end in .safetensors: {}",
+        place, word, help);
   }
   return place + "the arguments must be complete and readable, but got: " + error.what() + "; " +
          help;
