@@ -187,7 +187,6 @@ void Trainer::fall_back() {
   parts_.amp.fall_back();
   scaler_ = GradScaler(parts_.amp.loss_scale.options);
   fell_back_ = true;
-  skipped_in_a_row_ = 0;
 }
 
 void Trainer::check_numbers() const {

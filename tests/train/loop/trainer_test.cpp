@@ -131,7 +131,9 @@ TEST_F(TrainerTest, FallsBackToAWiderPrecisionAndStaysThere) {
       "model={type: LoudNet, gain: 1.0e+6}",
       "optim_wrapper={type: AmpOptimWrapper, dtype: float16, loss_scale: {init_scale: 4.0, "
       "min_scale: 1.0, at_min_scale: fall_back, min_scale_patience: 2}, optimizer: {type: Adam, "
-      "lr: 0.01}}"};
+      "lr: 0.01}}",
+      // A save in the very step that falls back, whose loss is the overflow's.
+      "default_hooks.checkpoint={step_interval: 4, max_keep: 0}"};
   auto unbroken = trainer(overrides);
   unbroken.train();
   EXPECT_TRUE(unbroken.fell_back());
