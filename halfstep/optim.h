@@ -4,6 +4,7 @@
 
 #include "halfstep/optim/adagrad.h"
 #include "halfstep/optim/adam.h"
+#include "halfstep/optim/clip_grad.h"
 #include "halfstep/optim/fused_optimizer.h"
 #include "halfstep/optim/gradient_dtype.h"
 #include "halfstep/optim/lr_scheduler.h"

@@ -50,6 +50,22 @@ void Adagrad::call_aten(const detail::FusedBatch& batch, const FusedOptions& opt
                       adagrad.maximize(), batch.grad_scale, batch.found_inf);
 }
 
+detail::StepRule Adagrad::make_rule(const FusedOptions& options, double step, bool) const {
+  const auto& adagrad = own(options);
+  return detail::AdagradRule{
+      .rate = static_cast<float>(adagrad.lr() / (1 + (step - 1) * adagrad.lr_decay())),
+      .eps = static_cast<float>(adagrad.eps()),
+      .decay = static_cast<float>(adagrad.weight_decay())};
+}
+
+std::size_t Adagrad::uses_buffers(const FusedOptions&) const {
+  return 1;
+}
+
+float Adagrad::direction(const FusedOptions& options) const {
+  return own(options).maximize() ? -1 : 1;
+}
+
 void Adagrad::save(torch::serialize::OutputArchive& archive) const {
   torch::optim::serialize<AdagradParamState, AdagradOptions>(archive, *this);
 }

@@ -1,5 +1,7 @@
 #include "halfstep/optim/adam.h"
 
+#include <cmath>
+
 #include <ATen/ops/_fused_adam.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/zeros.h>
@@ -47,6 +49,21 @@ void call_adam(const FusedBatch& batch, const Options& options, const Kernel& ke
          options.maximize(), batch.grad_scale, batch.found_inf);
 }
 
+template <class Options>
+StepRule make_adam_rule(const Options& options, double step, bool decoupled) {
+  const auto [beta1, beta2] = options.betas();
+  const double root = std::sqrt(1 - std::pow(beta2, step));
+  const double decay = options.weight_decay();
+  return AdamRule{.beta1 = static_cast<float>(beta1),
+                  .one_minus_beta1 = static_cast<float>(1 - beta1),
+                  .beta2 = static_cast<float>(beta2),
+                  .one_minus_beta2 = static_cast<float>(1 - beta2),
+                  .rate = static_cast<float>(options.lr() / (1 - std::pow(beta1, step)) * root),
+                  .eps = static_cast<float>(options.eps() * root),
+                  .decay = static_cast<float>(decoupled ? 0 : decay),
+                  .shrink = static_cast<float>(decoupled ? 1 - options.lr() * decay : 1)};
+}
+
 // The kernels have overloads; these pick the one with a number as learning rate.
 constexpr auto adam_kernel = [](auto&&... arguments) { at::_fused_adam_(arguments...); };
 constexpr auto adamw_kernel = [](auto&&... arguments) { at::_fused_adamw_(arguments...); };
@@ -74,6 +91,19 @@ void Adam::call_aten(const detail::FusedBatch& batch, const FusedOptions& option
   detail::call_adam(batch, static_cast<const AdamOptions&>(options), detail::adam_kernel);
 }
 
+detail::StepRule Adam::make_rule(const FusedOptions& options, double step, bool) const {
+  return detail::make_adam_rule(static_cast<const AdamOptions&>(options), step,
+                                /*decoupled=*/false);
+}
+
+std::size_t Adam::uses_buffers(const FusedOptions& options) const {
+  return static_cast<const AdamOptions&>(options).amsgrad() ? 3 : 2;
+}
+
+float Adam::direction(const FusedOptions& options) const {
+  return static_cast<const AdamOptions&>(options).maximize() ? -1 : 1;
+}
+
 void Adam::save(torch::serialize::OutputArchive& archive) const {
   torch::optim::serialize<AdamParamState, AdamOptions>(archive, *this);
 }
@@ -99,6 +129,19 @@ void AdamW::fill_state(FusedState& state, const at::Tensor& parameter,
 
 void AdamW::call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const {
   detail::call_adam(batch, static_cast<const AdamWOptions&>(options), detail::adamw_kernel);
+}
+
+detail::StepRule AdamW::make_rule(const FusedOptions& options, double step, bool) const {
+  return detail::make_adam_rule(static_cast<const AdamWOptions&>(options), step,
+                                /*decoupled=*/true);
+}
+
+std::size_t AdamW::uses_buffers(const FusedOptions& options) const {
+  return static_cast<const AdamWOptions&>(options).amsgrad() ? 3 : 2;
+}
+
+float AdamW::direction(const FusedOptions& options) const {
+  return static_cast<const AdamWOptions&>(options).maximize() ? -1 : 1;
 }
 
 void AdamW::save(torch::serialize::OutputArchive& archive) const {

@@ -95,6 +95,10 @@ class Adam : public FusedOptimizer {
   void fill_state(FusedState& state, const at::Tensor& parameter,
                   const FusedOptions& options) const override;
   void call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const override;
+  detail::StepRule make_rule(const FusedOptions& options, double step,
+                             bool is_first_step) const override;
+  std::size_t uses_buffers(const FusedOptions& options) const override;
+  float direction(const FusedOptions& options) const override;
 };
 
 /// AdamW with the fused kernels; see FusedOptimizer. The same results as Python's
@@ -114,6 +118,10 @@ class AdamW : public FusedOptimizer {
   void fill_state(FusedState& state, const at::Tensor& parameter,
                   const FusedOptions& options) const override;
   void call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const override;
+  detail::StepRule make_rule(const FusedOptions& options, double step,
+                             bool is_first_step) const override;
+  std::size_t uses_buffers(const FusedOptions& options) const override;
+  float direction(const FusedOptions& options) const override;
 };
 
 }  // namespace halfstep::optim

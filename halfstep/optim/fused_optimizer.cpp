@@ -1,14 +1,18 @@
 #include "halfstep/optim/fused_optimizer.h"
 
 #include "halfstep/autocast/cast_cache.h"
-#include "halfstep/optim/layout.h"
+#include "halfstep/core/dtype.h"
+#include "halfstep/optim/clip_grad.h"
+#include "halfstep/optim/gradient_kernels.h"
+#include "halfstep/optim/span_of.h"
 #include "halfstep/scaling/device_copies.h"
 
+#include <cmath>
 #include <typeinfo>
 #include <unordered_set>
 
-#include <ATen/ops/_foreach_add.h>
-#include <ATen/ops/_foreach_sub.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <c10/core/GradMode.h>
 #include <c10/util/Type.h>
 
@@ -19,7 +23,14 @@ using torch::optim::OptimizerParamGroup;
 FusedOptimizer::FusedOptimizer(const char* where, const std::vector<OptimizerParamGroup>& groups,
                                std::unique_ptr<FusedOptions> defaults)
     : Optimizer(std::vector<OptimizerParamGroup>(), std::move(defaults)), where_(where) {
-  static_cast<const FusedOptions&>(*defaults_).validate(where_);
+  const auto& options = static_cast<const FusedOptions&>(*defaults_);
+  options.validate(where_);
+  settings_ = options.settings();
+  detail::check_limit(settings_.clip_norm, "clip_norm", where_);
+  detail::check_limit(settings_.clip_value, "clip_value", where_);
+  HALFSTEP_CHECK_USAGE(!settings_.clips_norm() || !settings_.clips_value(), where_,
+                       "only one of clip_norm and clip_value may be set, but both are; leave one "
+                       "out");
   for (const auto& group : groups) add_param_group(group);
 }
 
@@ -45,6 +56,11 @@ void FusedOptimizer::add_param_group(const OptimizerParamGroup& group) {
                          "; make them with that class");
     options = given.clone();
     auto& merged = static_cast<FusedOptions&>(*options);
+    const auto settings = merged.settings();
+    HALFSTEP_CHECK_USAGE(settings == StepSettings() || settings == settings_, where_,
+                         "kernel, clip_norm and clip_value hold for all groups and must be set in "
+                         "the optimizer's defaults, but group ",
+                         index, " sets other ones; move them there");
     merged.inherit(static_cast<const FusedOptions&>(*defaults_));
     merged.validate(where_);
   }
@@ -62,47 +78,6 @@ void check_factor(const std::optional<at::Tensor>& tensor, const char* name, con
       name, " must be a float32 tensor of one element, but is not; let GradScaler::step set it");
 }
 
-/// Parameters one kernel call can take, and what comes after it.
-struct Call {
-  std::size_t group = 0;
-  detail::FusedBatch batch;
-  std::vector<FusedState*> states;
-  std::vector<std::pair<at::Tensor, at::Tensor>> copies_back;  // to, from
-};
-
-/// The call of these that can take a parameter, or a new one.
-Call& find_call(std::vector<Call>& calls, std::size_t group, const at::Tensor& parameter,
-                bool is_first_step) {
-  for (auto& call : calls) {
-    const auto& first = call.batch.parameters.front();
-    if (call.group == group && first.device() == parameter.device() &&
-        first.scalar_type() == parameter.scalar_type() && call.batch.is_first_step == is_first_step)
-      return call;
-  }
-  auto& call = calls.emplace_back();
-  call.group = group;
-  call.batch.is_first_step = is_first_step;
-  return call;
-}
-
-void add_to_steps(const std::vector<at::Tensor>& steps) {
-  if (steps.empty()) return;
-  if (!steps.front().device().is_cpu()) return at::_foreach_add_(steps, 1);
-  for (const auto& step : steps) {  // a foreach op on the CPU takes longer than a small update
-    step.mutable_data_ptr<float>()[0] += 1;
-    detail::bump_version(step);
-  }
-}
-
-void bump_versions(const detail::FusedBatch& batch) {
-  for (const auto& tensor : batch.parameters) detail::bump_version(tensor);
-  for (const auto& buffer : batch.buffers) {
-    for (const auto& tensor : buffer) detail::bump_version(tensor);
-  }
-  if (!batch.grad_scale) return;
-  for (const auto& tensor : batch.gradients) detail::bump_version(tensor);
-}
-
 }  // namespace
 
 at::Tensor FusedOptimizer::step(LossClosure closure) {
@@ -114,71 +89,133 @@ at::Tensor FusedOptimizer::step(LossClosure closure) {
   const c10::NoGradGuard no_grad;
   check_factor(grad_scale, "grad_scale", where_);
   check_factor(found_inf, "found_inf", where_);
-  step_with_aten(detail::collect_items(*this, where_));
+  const auto items = detail::collect_items(*this, where_);
+  const auto divisor = make_divisor(items);
+  checked_.reset();
+  std::vector<detail::StepItem> own, aten;
+  for (const auto& item : items) (takes_own_kernel(item) ? own : aten).push_back(item);
+  step_with_own(own, divisor);
+  step_with_aten(aten, divisor);
   halfstep::detail::clear_cast_cache();
   return loss;
 }
 
-void FusedOptimizer::step_with_aten(const std::vector<detail::StepItem>& items) {
-  std::optional<halfstep::detail::DeviceCopies> scales, flags;
-  if (grad_scale) scales.emplace(*grad_scale);
-  // Flags of several devices may have been added up, but the kernels skip at exactly 1.
-  if (found_inf) flags.emplace(found_inf->clamp_max(1));
-  // On the CPU the flag is read here, so a skipped step touches nothing at all.
-  std::optional<bool> cpu_skips;
-  const auto skips = [&](c10::Device device) {
-    if (!flags || !device.is_cpu()) return false;
-    if (!cpu_skips) cpu_skips = flags->get(device).const_data_ptr<float>()[0] != 0;
-    return *cpu_skips;
-  };
-  const auto options_of = [&](std::size_t group) -> const FusedOptions& {
-    return static_cast<const FusedOptions&>(param_groups_[group].options());
-  };
+const FusedOptions& FusedOptimizer::options_of(std::size_t group) const {
+  return static_cast<const FusedOptions&>(param_groups_[group].options());
+}
 
-  std::vector<Call> calls;
+bool FusedOptimizer::takes_own_kernel(const detail::StepItem& item) const {
+  return settings_.kernel == Kernel::automatic && item.parameter.device().is_cpu() &&
+         detail::element_of(item.parameter.scalar_type()) &&
+         detail::element_of(item.gradient.scalar_type());
+}
+
+FusedOptimizer::Prepared FusedOptimizer::prepare(const detail::StepItem& item, bool same_dtype) {
+  const auto& options = options_of(item.group);
+  if (uses_buffers(options) == 0) {  // plain SGD: nothing to keep, so nothing to save
+    if (!stateless_) stateless_ = make_state();
+    auto parameter = detail::work_parameter(item.parameter);
+    auto gradient = detail::work_gradient(item.gradient, parameter.tensor, same_dtype);
+    return {stateless_.get(), std::move(parameter), std::move(gradient), false};
+  }
+  auto& slot = state_[item.parameter.unsafeGetTensorImpl()];
+  if (!slot) slot = make_state();
+  auto& state = static_cast<FusedState&>(*slot);
+  const bool is_first_step = first_step_differs(options) && !state.buffers[0].defined();
+  auto parameter = detail::work_parameter(item.parameter);
+  auto gradient = detail::work_gradient(item.gradient, parameter.tensor, same_dtype);
+  detail::adopt(state, item.parameter, where_);
+  fill_state(state, parameter.tensor, options);
+  return {&state, std::move(parameter), std::move(gradient), is_first_step};
+}
+
+std::optional<FoundInfs> FusedOptimizer::check_gradients() {
+  checked_.reset();
+  const auto items = detail::collect_items(*this, where_);
+  std::vector<detail::KernelSpan> spans;
   for (const auto& item : items) {
-    const auto device = item.parameter.device();
-    if (skips(device)) continue;
-    const auto& options = options_of(item.group);
-    auto& state_slot = state_[item.parameter.unsafeGetTensorImpl()];
-    if (!state_slot) state_slot = make_state();
-    auto& state = static_cast<FusedState&>(*state_slot);
-    const bool is_first_step = first_step_differs(options) && !state.buffers[0].defined();
-    const auto parameter = detail::work_parameter(item.parameter);
-    const auto gradient = detail::work_gradient(item.gradient, parameter.tensor, true);
-    detail::adopt(state, item.parameter, where_);
-    fill_state(state, parameter.tensor, options);
-
-    auto& call = find_call(calls, item.group, parameter.tensor, is_first_step);
-    call.states.push_back(&state);
-    call.batch.parameters.push_back(parameter.tensor);
-    call.batch.gradients.push_back(gradient.tensor);
-    if (state.step.defined()) call.batch.steps.push_back(state.step);
-    for (std::size_t i = 0; i < FusedState::kBuffers; ++i) {
-      if (state.buffers[i].defined()) call.batch.buffers[i].push_back(state.buffers[i]);
-    }
-    if (parameter.is_copy) call.copies_back.emplace_back(item.parameter, parameter.tensor);
-    if (gradient.is_copy && grad_scale)
-      call.copies_back.emplace_back(item.gradient, gradient.tensor);
+    if (!takes_own_kernel(item) || !item.gradient.is_non_overlapping_and_dense())
+      return std::nullopt;
+    detail::set_gradient(spans.emplace_back(), item.gradient);
   }
-
-  for (auto& call : calls) {
-    const auto& options = options_of(call.group);
-    auto& batch = call.batch;
-    const auto device = batch.parameters.front().device();
-    if (scales) batch.grad_scale = scales->get(device);
-    if (flags && !device.is_cpu()) batch.found_inf = flags->get(device);
-    add_to_steps(batch.steps);
-    call_aten(batch, options);
-    if (batch.found_inf && !batch.steps.empty())
-      at::_foreach_sub_(batch.steps, std::vector<at::Tensor>(batch.steps.size(), *batch.found_inf));
-    bump_versions(batch);
-    for (const auto& [to, from] : call.copies_back) to.copy_(from);
-    if (batch.is_first_step && batch.found_inf && drops_skipped_first_step(options) &&
-        batch.found_inf->item<float>() != 0) {
-      for (auto* state : call.states) state->buffers.fill({});
-    }
+  FoundInfs found_infs;
+  if (items.empty()) return found_infs;
+  bool found = false;
+  if (settings_.clips_norm()) {
+    checked_.emplace();
+    checked_->norm = norm_of(items);
+    for (const auto& item : items)
+      checked_->gradients.emplace_back(item.gradient.unsafeGetTensorImpl(),
+                                       item.gradient.is_inference() ? 0 : item.gradient._version());
+    found = !std::isfinite(checked_->norm.const_data_ptr<float>()[0]);
+  } else {
+    found = detail::any_nonfinite(spans);
   }
+  found_infs.emplace(c10::Device(c10::kCPU),
+                     at::scalar_tensor(found ? 1.0 : 0.0, at::TensorOptions(c10::kFloat)));
+  return found_infs;
+}
+
+at::Tensor FusedOptimizer::norm_of(const std::vector<detail::StepItem>& items) {
+  std::vector<at::Tensor> gradients;
+  for (const auto& item : items) gradients.push_back(item.gradient);
+  return detail::total_norm(gradients);
+}
+
+FusedOptimizer::Divisor FusedOptimizer::make_divisor(const std::vector<detail::StepItem>& items) {
+  Divisor divisor{grad_scale};
+  const bool scale_on_cpu = !grad_scale || grad_scale->device().is_cpu();
+  // By way of float64, as GradScaler makes its inverse.
+  if (grad_scale && scale_on_cpu)
+    divisor.factor = static_cast<float>(1.0 / double(grad_scale->const_data_ptr<float>()[0]));
+  if (!settings_.clips_norm()) return divisor;
+
+  bool fresh = checked_ && checked_->gradients.size() == items.size();
+  for (std::size_t i = 0; fresh && i < items.size(); ++i) {
+    const auto& [impl, version] = checked_->gradients[i];
+    fresh = impl == items[i].gradient.unsafeGetTensorImpl() &&
+            (items[i].gradient.is_inference() || version == items[i].gradient._version());
+  }
+  const auto scaled_norm = fresh ? checked_->norm : norm_of(items);
+  if (scaled_norm.device().is_cpu() && scale_on_cpu) {
+    const float norm = scaled_norm.const_data_ptr<float>()[0] * divisor.factor;
+    const float clip = detail::clip_factor(norm, settings_.clip_norm);
+    grad_norm_ = at::scalar_tensor(norm, at::TensorOptions(c10::kFloat));
+    divisor.factor *= clip;
+    divisor.tensor = at::scalar_tensor(1.0 / double(divisor.factor), grad_norm_.options());
+    return divisor;
+  }
+  grad_norm_ = scaled_norm;
+  if (grad_scale)
+    grad_norm_ = scaled_norm / halfstep::detail::to_device(*grad_scale, scaled_norm.device());
+  const auto clip = detail::clip_factor(grad_norm_, settings_.clip_norm);
+  divisor.tensor =
+      (grad_scale ? halfstep::detail::to_device(*grad_scale, clip.device()) : at::ones_like(clip)) /
+      clip;
+  return divisor;
+}
+
+void FusedOptimizer::set_low_precision_copies(
+    std::function<at::Tensor(const at::Tensor&)> copy_of) {
+  low_copies_ = std::move(copy_of);
+}
+
+at::Tensor FusedOptimizer::low_copy_of(const at::Tensor& parameter) const {
+  auto copy = low_copies_ ? low_copies_(parameter) : at::Tensor();
+  if (!copy.defined()) return copy;
+  HALFSTEP_CHECK_USAGE(is_low_precision(copy.scalar_type()) &&
+                           detail::same_layout(copy, parameter) &&
+                           copy.device() == parameter.device(),
+                       where_,
+                       "a low-precision copy must be bfloat16 or float16 with its parameter's "
+                       "shape, strides and device, but that of a parameter of shape ",
+                       parameter.sizes(), " is not; make it by parameter.to(dtype)");
+  return copy;
+}
+
+void FusedOptimizer::write_low(const at::Tensor& parameter) const {
+  const auto copy = low_copy_of(parameter);
+  if (copy.defined()) copy.copy_(parameter);
 }
 
 void FusedOptimizer::load_with(const std::function<void()>& read) {

@@ -1,7 +1,9 @@
 #pragma once
 #include "halfstep/optim/fused_options.h"
 #include "halfstep/optim/fused_state.h"
+#include "halfstep/optim/layout.h"
 #include "halfstep/optim/step_item.h"
+#include "halfstep/optim/step_kernels.h"
 #include "halfstep/scaling/takes_grad_scale.h"
 
 #include <functional>
@@ -27,18 +29,28 @@ struct FusedBatch {
 }  // namespace detail
 
 /// Base of Adam, AdamW, SGD and Adagrad of this namespace: torch::optim::Optimizer subclasses whose
-/// `step` runs ATen's fused kernels (one launch for many parameters on CUDA), for parameters in
-/// float32, float64, bfloat16 and float16 on CPU and CUDA. With a GradScaler they divide by the
-/// scale and skip on overflow on the device and never sync.
+/// `step` is made by fused kernels, for parameters in float32, float64, bfloat16 and float16 on CPU
+/// and CUDA. With a GradScaler they divide by the scale and skip on overflow on the device and
+/// never sync.
 ///
-/// Parameters, gradients and state may have any strides; a gradient in another dtype than its
-/// parameter is converted. Parameters without gradient are left alone. What the kernels write gets
-/// a new version, and the autocast cache is cleared, so neither autograd nor a region of Autocast
-/// goes on with old weights.
+///   halfstep::optim::Adam adam(net->parameters(),
+///   halfstep::optim::AdamOptions(1e-3).clip_norm(1));
 ///
-/// Where a scale or clipping is given, gradients are left divided by it, as Python's fused
-/// optimizers leave them. Difference from Python: a gradient that is not laid out as its parameter
-/// is right on the CPU too, where Python's kernels ignore strides.
+/// On CUDA, and with `kernel(Kernel::aten)`, ATen's kernels run, with the bits of Python's
+/// fused=True. Else, on the CPU, kernels of our own run: at most two passes over memory in all, one
+/// that checks the gradients and takes their norm and one that unscales, clips and updates,
+/// whatever the number of tensors. They compute in float32: a result differs from the exact step by
+/// 3 units in the last place of its largest term at most (CPUs without fused multiply-add: 4), and
+/// has the same bits for any layout and number of threads. float64 parameters always go to ATen.
+///
+/// Parameters, gradients and state may have any strides, gradients any of these dtypes. Parameters
+/// without gradient are left alone. What the kernels write gets a new version, and the autocast
+/// cache is cleared, so neither autograd nor a region of Autocast goes on with old weights.
+///
+/// After a step ATen's kernels leave gradients unscaled and clipped, as Python's fused optimizers
+/// leave them unscaled. Difference from Python: our own CPU kernels leave gradients as backward
+/// made them; call GradScaler::unscale_ to look at them unscaled. Difference from Python: any
+/// layout is right on the CPU too, where Python's kernels ignore strides.
 ///
 /// Not for use by two threads at once. Errors are UsageErrors, thrown by `step` before anything is
 /// changed.
@@ -55,6 +67,19 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   /// (Difference from Python, which only warns where it is in the same group).
   void add_param_group(const torch::optim::OptimizerParamGroup& group);
 
+  /// For GradScaler. On the CPU it takes the norm in the same pass where clip_norm is set.
+  std::optional<FoundInfs> check_gradients() override;
+
+  /// The norm of the unscaled gradients at the last step, before clipping: 0-dim float32; undefined
+  /// without clip_norm. inf or NaN where that step was skipped. Does not sync.
+  const at::Tensor& grad_norm() const { return grad_norm_; }
+
+  /// `copy_of(parameter)` gives a bfloat16 or float16 tensor of the parameter's shape, device and
+  /// strides that each step shall write the new parameter to as well, or an undefined one; the CPU
+  /// kernels write it in the same pass. nullptr: no copies. Keep the tensor alive; it gets a new
+  /// version with each step.
+  void set_low_precision_copies(std::function<at::Tensor(const at::Tensor& parameter)> copy_of);
+
  protected:
   /// `where` is the class's name, which opens the messages.
   FusedOptimizer(const char* where, const std::vector<torch::optim::OptimizerParamGroup>& groups,
@@ -68,6 +93,17 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
 
   /// One step of ATen's kernel. `batch.steps` have been incremented.
   virtual void call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const = 0;
+
+  /// The constants of our own kernel for a step that is the `step`th (from 1; 0 where the state has
+  /// no counter).
+  virtual detail::StepRule make_rule(const FusedOptions& options, double step,
+                                     bool is_first_step) const = 0;
+
+  /// How many buffers a step with these options uses.
+  virtual std::size_t uses_buffers(const FusedOptions& options) const = 0;
+
+  /// -1 where the optimizer climbs, else 1.
+  virtual float direction(const FusedOptions& options) const = 0;
 
   /// True where a parameter's first step has a rule of its own (SGD's momentum).
   virtual bool first_step_differs(const FusedOptions&) const { return false; }
@@ -83,9 +119,41 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   const char* where() const { return where_; }
 
  private:
-  void step_with_aten(const std::vector<detail::StepItem>& items);
+  /// What the gradients are divided by, for both kinds of kernels.
+  struct Divisor {
+    std::optional<at::Tensor> tensor;  // 0-dim float32; none: 1
+    float factor = 1;                  // one over it; right where everything lies on the CPU
+  };
+
+  /// One parameter made ready for a kernel.
+  struct Prepared {
+    FusedState* state;
+    detail::WorkTensor parameter, gradient;
+    bool is_first_step;
+  };
+
+  /// What check_gradients saw, to be used by the step that follows at once.
+  struct Checked {
+    std::vector<std::pair<const c10::TensorImpl*, int64_t>> gradients;  // and their versions
+    at::Tensor norm;                                                    // as they are: scaled
+  };
+
+  const FusedOptions& options_of(std::size_t group) const;
+  Prepared prepare(const detail::StepItem& item, bool same_dtype);
+  bool takes_own_kernel(const detail::StepItem& item) const;
+  Divisor make_divisor(const std::vector<detail::StepItem>& items);
+  at::Tensor norm_of(const std::vector<detail::StepItem>& items);
+  void step_with_aten(const std::vector<detail::StepItem>& items, const Divisor& divisor);
+  void step_with_own(const std::vector<detail::StepItem>& items, const Divisor& divisor);
+  void write_low(const at::Tensor& parameter) const;
+  at::Tensor low_copy_of(const at::Tensor& parameter) const;
 
   const char* where_;
+  StepSettings settings_;
+  std::unique_ptr<FusedState> stateless_;  // stands in where a parameter needs no state
+  std::function<at::Tensor(const at::Tensor&)> low_copies_;
+  std::optional<Checked> checked_;
+  at::Tensor grad_norm_;
 };
 
 }  // namespace halfstep::optim

@@ -1,6 +1,7 @@
 #pragma once
 #include "halfstep/core/error.h"
 
+#include <limits>
 #include <memory>
 #include <tuple>
 #include <type_traits>
@@ -10,6 +11,25 @@
 #include <torch/serialize/archive.h>
 
 namespace halfstep::optim {
+
+/// Which code makes the step.
+enum class Kernel {
+  /// Our own CPU kernels for float32, bfloat16 and float16 parameters on the CPU: faster, and
+  /// unscaling and clipping cost no pass of their own. ATen's fused kernels for the rest.
+  automatic,
+  /// ATen's fused kernels throughout: results to the bit as Python's fused=True.
+  aten,
+};
+
+/// What holds for an optimizer as a whole. Not part of its saved state.
+struct StepSettings {
+  static constexpr double kNone = std::numeric_limits<double>::infinity();
+  Kernel kernel = Kernel::automatic;
+  double clip_norm = kNone, clip_value = kNone;
+  bool clips_norm() const { return clip_norm < kNone; }
+  bool clips_value() const { return clip_value < kNone; }
+  bool operator==(const StepSettings&) const = default;
+};
 
 /// Base of the options of the fused optimizers. A parameter group may set some fields only; it
 /// takes the others from the optimizer's defaults, as in Python.
@@ -26,6 +46,8 @@ class FusedOptions : public torch::optim::OptimizerOptions {
 
   /// Throws UsageError for a value out of range; `where` opens the message.
   virtual void validate(const char* where) const = 0;
+
+  virtual StepSettings settings() const = 0;
 };
 
 namespace detail {
@@ -93,6 +115,28 @@ class OptionsOf : public FusedOptions {
   double get_lr() const override { return self().lr(); }
   void set_lr(const double lr) override { self().lr(lr); }
 
+  // Of the defaults only: a group that sets another value is an error.
+
+  /// Which code makes the step. Default: Kernel::automatic.
+  Derived& kernel(Kernel value) {
+    settings_.kernel = value;
+    return self();
+  }
+  /// Scales the gradients of all groups together so that their norm is at most this, after they are
+  /// unscaled and before the update, as clip_grad_norm_ would. Default: infinity, none. At least 0.
+  /// Not together with clip_value.
+  Derived& clip_norm(double value) {
+    settings_.clip_norm = value;
+    return self();
+  }
+  /// Limits each element of the unscaled gradients to [-value, value]. Default: infinity, none. At
+  /// least 0.
+  Derived& clip_value(double value) {
+    settings_.clip_value = value;
+    return self();
+  }
+  StepSettings settings() const override { return settings_; }
+
   friend bool operator==(const Derived& left, const Derived& right) {
     bool equal = true;
     for_each_field([&](const char*, auto member) {
@@ -108,6 +152,8 @@ class OptionsOf : public FusedOptions {
   }
   Derived& self() { return static_cast<Derived&>(*this); }
   const Derived& self() const { return static_cast<const Derived&>(*this); }
+
+  StepSettings settings_;
 };
 
 void check_at_least_zero(double value, const char* field, const char* where);

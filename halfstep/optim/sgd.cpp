@@ -49,6 +49,24 @@ void SGD::call_aten(const detail::FusedBatch& batch, const FusedOptions& options
                   sgd.maximize(), batch.is_first_step, batch.grad_scale, batch.found_inf);
 }
 
+detail::StepRule SGD::make_rule(const FusedOptions& options, double, bool is_first_step) const {
+  const auto& sgd = own(options);
+  return detail::SgdRule{.rate = static_cast<float>(sgd.lr()),
+                         .momentum = static_cast<float>(sgd.momentum()),
+                         .one_minus_dampening = static_cast<float>(1 - sgd.dampening()),
+                         .decay = static_cast<float>(sgd.weight_decay()),
+                         .nesterov = sgd.nesterov(),
+                         .is_first_step = is_first_step};
+}
+
+std::size_t SGD::uses_buffers(const FusedOptions& options) const {
+  return own(options).momentum() != 0 ? 1 : 0;
+}
+
+float SGD::direction(const FusedOptions& options) const {
+  return own(options).maximize() ? -1 : 1;
+}
+
 bool SGD::first_step_differs(const FusedOptions& options) const {
   return own(options).momentum() != 0;
 }

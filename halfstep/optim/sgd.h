@@ -78,6 +78,10 @@ class SGD : public FusedOptimizer {
   void fill_state(FusedState& state, const at::Tensor& parameter,
                   const FusedOptions& options) const override;
   void call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const override;
+  detail::StepRule make_rule(const FusedOptions& options, double step,
+                             bool is_first_step) const override;
+  std::size_t uses_buffers(const FusedOptions& options) const override;
+  float direction(const FusedOptions& options) const override;
   bool first_step_differs(const FusedOptions& options) const override;
   bool drops_skipped_first_step(const FusedOptions& options) const override;
 };

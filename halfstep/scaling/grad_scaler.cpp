@@ -231,10 +231,12 @@ StepResult GradScaler::step_taking_scale(torch::optim::Optimizer& optimizer, Tak
   const bool unscaled = record.stage == Stage::unscaled;
   at::Tensor found_inf;
   if (options_.check_overflow()) {
-    if (!unscaled)
-      note(record,
-           detail::unscale_gradients(optimizer, at::ones({}, scale.options()),
-                                     detail::Float16Gradients::allow, kStep));  // a check only
+    if (!unscaled) {
+      auto checked = taker.check_gradients();
+      note(record, checked ? std::move(*checked)
+                           : detail::unscale_gradients(optimizer, at::ones({}, scale.options()),
+                                                       detail::Float16Gradients::allow, kStep));
+    }
     check_has_gradients(record.found_inf);
     found_inf = record.found_inf;
   }

@@ -1,4 +1,6 @@
 #pragma once
+#include "halfstep/scaling/unscale.h"
+
 #include <optional>
 
 #include <ATen/core/Tensor.h>
@@ -28,6 +30,11 @@ class TakesGradScale {
 
   /// 0-dim float32, not 0 where a gradient has an inf or NaN. No value: nobody checked; step.
   std::optional<at::Tensor> found_inf;
+
+  /// Looks for infs and NaNs in the gradients, which it leaves alone, and says per device whether
+  /// there are any; no value: GradScaler looks. GradScaler::step calls it right before `step()`, so
+  /// that an optimizer that must read its gradients anyway reads them once. Must not sync.
+  virtual std::optional<FoundInfs> check_gradients() { return std::nullopt; }
 
  protected:
   TakesGradScale() = default;

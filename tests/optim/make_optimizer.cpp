@@ -26,20 +26,21 @@ Options adagrad() {
 
 }  // namespace
 
-OptimizerPtr make_fused(const std::string& name, std::vector<at::Tensor> parameters,
-                        bool maximize) {
+OptimizerPtr make_fused(const std::string& name, std::vector<at::Tensor> parameters, bool maximize,
+                        optim::Kernel kernel) {
   using namespace halfstep::optim;
   if (name == "Adam")
     return std::make_unique<Adam>(std::move(parameters),
-                                  adam_like<AdamOptions>().maximize(maximize));
+                                  adam_like<AdamOptions>().maximize(maximize).kernel(kernel));
   if (name == "AdamW")
     return std::make_unique<AdamW>(std::move(parameters),
-                                   adam_like<AdamWOptions>().maximize(maximize));
+                                   adam_like<AdamWOptions>().maximize(maximize).kernel(kernel));
   if (name == "SGD")
-    return std::make_unique<SGD>(std::move(parameters), sgd<SGDOptions>().maximize(maximize));
+    return std::make_unique<SGD>(std::move(parameters),
+                                 sgd<SGDOptions>().maximize(maximize).kernel(kernel));
   if (name == "Adagrad")
     return std::make_unique<Adagrad>(std::move(parameters),
-                                     adagrad<AdagradOptions>().maximize(maximize));
+                                     adagrad<AdagradOptions>().maximize(maximize).kernel(kernel));
   throw std::invalid_argument(name);
 }
 

@@ -1,4 +1,6 @@
 #pragma once
+#include "halfstep/optim/fused_options.h"
+
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,7 +17,7 @@ inline const std::vector<std::string> kFusedClasses{"Adam", "AdamW", "SGD", "Ada
 /// A fused optimizer by class name with options that use all of its state: amsgrad, momentum,
 /// weight decay. lr 0.1 throughout.
 OptimizerPtr make_fused(const std::string& name, std::vector<at::Tensor> parameters,
-                        bool maximize = false);
+                        bool maximize = false, optim::Kernel kernel = optim::Kernel::automatic);
 
 /// LibTorch's own class with the same options.
 OptimizerPtr make_stock(const std::string& name, std::vector<at::Tensor> parameters);

@@ -1,0 +1,119 @@
+#include "halfstep/optim/fused_optimizer.h"
+#include "halfstep/scaling/device_copies.h"
+
+#include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/_foreach_clamp_max.h>
+#include <ATen/ops/_foreach_clamp_min.h>
+#include <ATen/ops/_foreach_div.h>
+#include <ATen/ops/_foreach_sub.h>
+
+namespace halfstep::optim {
+
+namespace {
+
+/// Parameters one kernel call can take, and what comes after it.
+struct Call {
+  std::size_t group = 0;
+  detail::FusedBatch batch;
+  std::vector<FusedState*> states;
+  std::vector<at::Tensor> originals;                           // the user's parameters
+  std::vector<std::pair<at::Tensor, at::Tensor>> copies_back;  // to, from
+};
+
+/// The call of these that can take a parameter, or a new one.
+Call& find_call(std::vector<Call>& calls, std::size_t group, const at::Tensor& parameter,
+                bool is_first_step) {
+  for (auto& call : calls) {
+    const auto& first = call.batch.parameters.front();
+    if (call.group == group && first.device() == parameter.device() &&
+        first.scalar_type() == parameter.scalar_type() && call.batch.is_first_step == is_first_step)
+      return call;
+  }
+  auto& call = calls.emplace_back();
+  call.group = group;
+  call.batch.is_first_step = is_first_step;
+  return call;
+}
+
+void add_to_steps(const std::vector<at::Tensor>& steps) {
+  if (steps.empty()) return;
+  if (!steps.front().device().is_cpu()) return at::_foreach_add_(steps, 1);
+  for (const auto& step : steps) {  // a foreach op on the CPU takes longer than a small update
+    step.mutable_data_ptr<float>()[0] += 1;
+    detail::bump_version(step);
+  }
+}
+
+void bump_versions(const detail::FusedBatch& batch) {
+  for (const auto& tensor : batch.parameters) detail::bump_version(tensor);
+  for (const auto& buffer : batch.buffers) {
+    for (const auto& tensor : buffer) detail::bump_version(tensor);
+  }
+  if (!batch.grad_scale) return;
+  for (const auto& tensor : batch.gradients) detail::bump_version(tensor);
+}
+
+}  // namespace
+
+void FusedOptimizer::step_with_aten(const std::vector<detail::StepItem>& items,
+                                    const Divisor& divisor) {
+  if (items.empty()) return;
+  std::optional<halfstep::detail::DeviceCopies> divisors, flags;
+  if (divisor.tensor) divisors.emplace(*divisor.tensor);
+  // Flags of several devices may have been added up, but the kernels skip at exactly 1.
+  if (found_inf) flags.emplace(found_inf->clamp_max(1));
+  // On the CPU the flag is read here, so a skipped step touches nothing at all.
+  std::optional<bool> cpu_skips;
+  const auto skips = [&](c10::Device device) {
+    if (!flags || !device.is_cpu()) return false;
+    if (!cpu_skips) cpu_skips = flags->get(device).const_data_ptr<float>()[0] != 0;
+    return *cpu_skips;
+  };
+
+  std::vector<Call> calls;
+  for (const auto& item : items) {
+    if (skips(item.parameter.device())) continue;
+    const auto [state, parameter, gradient, is_first_step] = prepare(item, /*same_dtype=*/true);
+    auto& call = find_call(calls, item.group, parameter.tensor, is_first_step);
+    call.states.push_back(state);
+    call.originals.push_back(item.parameter);
+    call.batch.parameters.push_back(parameter.tensor);
+    call.batch.gradients.push_back(gradient.tensor);
+    if (state->step.defined()) call.batch.steps.push_back(state->step);
+    for (std::size_t i = 0; i < FusedState::kBuffers; ++i) {
+      if (state->buffers[i].defined()) call.batch.buffers[i].push_back(state->buffers[i]);
+    }
+    if (parameter.is_copy) call.copies_back.emplace_back(item.parameter, parameter.tensor);
+    if (gradient.is_copy && (divisors || settings_.clips_value()))
+      call.copies_back.emplace_back(item.gradient, gradient.tensor);
+  }
+
+  for (auto& call : calls) {
+    const auto& options = options_of(call.group);
+    auto& batch = call.batch;
+    const auto device = batch.parameters.front().device();
+    if (divisors) batch.grad_scale = divisors->get(device);
+    if (flags && !device.is_cpu()) batch.found_inf = flags->get(device);
+    if (settings_.clips_value()) {  // the kernels can't, so it comes before
+      if (divisors) at::_foreach_div_(batch.gradients, *batch.grad_scale);
+      batch.grad_scale.reset();
+      at::_foreach_clamp_min_(batch.gradients, -settings_.clip_value);
+      at::_foreach_clamp_max_(batch.gradients, settings_.clip_value);
+    }
+    add_to_steps(batch.steps);
+    call_aten(batch, options);
+    if (batch.found_inf && !batch.steps.empty())
+      at::_foreach_sub_(batch.steps, std::vector<at::Tensor>(batch.steps.size(), *batch.found_inf));
+    bump_versions(batch);
+    for (const auto& [to, from] : call.copies_back) to.copy_(from);
+    if (low_copies_) {
+      for (const auto& parameter : call.originals) write_low(parameter);
+    }
+    if (batch.is_first_step && batch.found_inf && drops_skipped_first_step(options) &&
+        batch.found_inf->item<float>() != 0) {
+      for (auto* state : call.states) state->buffers.fill({});
+    }
+  }
+}
+
+}  // namespace halfstep::optim

@@ -1,0 +1,44 @@
+#pragma once
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <torch/optim/optimizer.h>
+
+namespace halfstep::optim {
+
+/// Scales all gradients of `parameters` together so that their norm (the root of the sum of all
+/// squares) is at most `max_norm`, and returns the norm they had: 0-dim float32, on the CPU where
+/// all gradients lie there, else on the first GPU's. Parameters without gradient don't count. Does
+/// not sync, unless gradients lie on both, or `error_if_nonfinite` is set: that reads the norm and
+/// throws UsageError, before anything is changed, where it is inf or NaN.
+///
+/// As Python's torch.nn.utils.clip_grad_norm_: the factor is `max_norm / (norm + 1e-6)`, at most 1.
+/// Under a GradScaler call it between `unscale_` and `step`; the fused optimizers' own option
+/// `clip_norm` costs no pass of its own. Difference from LibTorch's, which returns a double and so
+/// always syncs; Differences from Python: squares are summed in float64 on the CPU, so large finite
+/// gradients don't overflow, and only the 2-norm is there.
+at::Tensor clip_grad_norm_(const std::vector<at::Tensor>& parameters, double max_norm,
+                           bool error_if_nonfinite = false);
+
+/// The same for all parameters of an optimizer.
+at::Tensor clip_grad_norm_(const torch::optim::Optimizer& optimizer, double max_norm,
+                           bool error_if_nonfinite = false);
+
+/// Limits every element of the gradients to [-max_value, max_value]; NaN stays. Does not sync.
+void clip_grad_value_(const std::vector<at::Tensor>& parameters, double max_value);
+void clip_grad_value_(const torch::optim::Optimizer& optimizer, double max_value);
+
+namespace detail {
+
+/// The norm of all `gradients` together, as above; 0 for none.
+at::Tensor total_norm(const std::vector<at::Tensor>& gradients);
+
+/// `max_norm / (norm + 1e-6)`, at most 1; NaN for a NaN.
+float clip_factor(float norm, double max_norm);
+at::Tensor clip_factor(const at::Tensor& norm, double max_norm);
+
+void check_limit(double value, const char* name, const char* where);
+
+}  // namespace detail
+
+}  // namespace halfstep::optim

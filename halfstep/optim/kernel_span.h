@@ -1,0 +1,22 @@
+#pragma once
+#include <array>
+#include <cstdint>
+
+namespace halfstep::optim::detail {
+
+/// Types the CPU kernels read and write; they compute in float32.
+enum class Element : std::uint8_t { float32, bfloat16, float16 };
+
+/// The memory of one parameter for the CPU kernels. Everything is dense and laid out alike.
+struct KernelSpan {
+  void* parameter = nullptr;
+  const void* gradient = nullptr;
+  std::array<void*, 3> buffers{};  // of the parameter's type; nullptr where not used
+  void* low = nullptr;             // gets the new parameter, rounded; nullptr: nobody wants it
+  Element element = Element::float32;
+  Element gradient_element = Element::float32;
+  Element low_element = Element::bfloat16;
+  std::int64_t size = 0;
+};
+
+}  // namespace halfstep::optim::detail

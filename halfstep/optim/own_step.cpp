@@ -1,0 +1,69 @@
+#include "halfstep/optim/fused_optimizer.h"
+#include "halfstep/optim/span_of.h"
+#include "halfstep/scaling/device_copies.h"
+
+namespace halfstep::optim {
+
+void FusedOptimizer::step_with_own(const std::vector<detail::StepItem>& items,
+                                   const Divisor& divisor) {
+  if (items.empty()) return;
+  if (found_inf) {
+    const auto flag = halfstep::detail::to_device(*found_inf, c10::kCPU);
+    if (flag.const_data_ptr<float>()[0] != 0) return;
+  }
+  auto factor = divisor.factor;
+  if (divisor.tensor && !divisor.tensor->device().is_cpu())
+    factor = static_cast<float>(1.0 / divisor.tensor->item<double>());
+
+  std::vector<Prepared> prepared;
+  std::vector<detail::StepTask> tasks;
+  std::vector<at::Tensor> lows;
+  prepared.reserve(items.size());
+  tasks.reserve(items.size());
+  for (const auto& item : items) {
+    const auto& options = options_of(item.group);
+    const auto& ready = prepared.emplace_back(prepare(item, /*same_dtype=*/false));
+    double step = 0;
+    if (ready.state->step.defined()) {
+      step = ready.state->step.mutable_data_ptr<float>()[0] += 1;
+      detail::bump_version(ready.state->step);
+    }
+    detail::StepTask task{{}, {}, make_rule(options, step, ready.is_first_step)};
+    task.gradient.factor = direction(options) * factor;
+    if (settings_.clips_value()) task.gradient.limit = static_cast<float>(settings_.clip_value);
+    auto& span = task.span;
+    detail::set_gradient(span, ready.gradient.tensor);
+    span.element = *detail::element_of(ready.parameter.tensor.scalar_type());
+    span.parameter = ready.parameter.tensor.mutable_data_ptr();
+    for (std::size_t i = 0; i < uses_buffers(options); ++i)
+      span.buffers[i] = ready.state->buffers[i].mutable_data_ptr();
+    if (low_copies_ && !ready.parameter.is_copy) {
+      const auto& low = lows.emplace_back(low_copy_of(item.parameter));
+      if (low.defined()) {
+        span.low = low.mutable_data_ptr();
+        span.low_element = *detail::element_of(low.scalar_type());
+      }
+    }
+    tasks.push_back(std::move(task));
+  }
+
+  detail::run_step(tasks);
+
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const auto& ready = prepared[i];
+    for (const auto& buffer : ready.state->buffers) {
+      if (buffer.defined()) detail::bump_version(buffer);
+    }
+    if (!ready.parameter.is_copy) {
+      detail::bump_version(items[i].parameter);
+      continue;
+    }
+    items[i].parameter.copy_(ready.parameter.tensor);
+    write_low(items[i].parameter);
+  }
+  for (const auto& low : lows) {
+    if (low.defined()) detail::bump_version(low);
+  }
+}
+
+}  // namespace halfstep::optim
