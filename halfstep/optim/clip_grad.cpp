@@ -4,8 +4,10 @@
 #include "halfstep/optim/gradient_kernels.h"
 #include "halfstep/optim/span_of.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/_foreach_clamp_max.h>
 #include <ATen/ops/_foreach_clamp_min.h>
 #include <ATen/ops/_foreach_mul.h>

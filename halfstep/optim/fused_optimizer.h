@@ -6,6 +6,7 @@
 #include "halfstep/optim/step_kernels.h"
 #include "halfstep/scaling/takes_grad_scale.h"
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -33,15 +34,16 @@ struct FusedBatch {
 /// and CUDA. With a GradScaler they divide by the scale and skip on overflow on the device and
 /// never sync.
 ///
-///   halfstep::optim::Adam adam(net->parameters(),
-///   halfstep::optim::AdamOptions(1e-3).clip_norm(1));
+///   using halfstep::optim::Adam, halfstep::optim::AdamOptions;
+///   Adam adam(net->parameters(), AdamOptions(1e-3).clip_norm(1));
 ///
 /// On CUDA, and with `kernel(Kernel::aten)`, ATen's kernels run, with the bits of Python's
 /// fused=True. Else, on the CPU, kernels of our own run: at most two passes over memory in all, one
 /// that checks the gradients and takes their norm and one that unscales, clips and updates,
-/// whatever the number of tensors. They compute in float32: a result differs from the exact step by
-/// 3 units in the last place of its largest term at most (CPUs without fused multiply-add: 4), and
-/// has the same bits for any layout and number of threads. float64 parameters always go to ATen.
+/// whatever the number of tensors. They compute in float32: a parameter that a step moves by at
+/// most half of itself is within 2 units in the last place of the exact step, anything else within
+/// 3 of its largest term (CPUs without fused multiply-add: 4), and has the same bits for any layout
+/// and number of threads. float64 parameters always go to ATen.
 ///
 /// Parameters, gradients and state may have any strides, gradients any of these dtypes. Parameters
 /// without gradient are left alone. What the kernels write gets a new version, and the autocast

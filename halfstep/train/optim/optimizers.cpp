@@ -1,13 +1,13 @@
 #include "halfstep/train/optim/optimizers.h"
 
+#include "halfstep/optim/adagrad.h"
+#include "halfstep/optim/adam.h"
+#include "halfstep/optim/sgd.h"
+
 #include <tuple>
 #include <utility>
 
-#include <torch/optim/adagrad.h>
-#include <torch/optim/adam.h>
-#include <torch/optim/adamw.h>
 #include <torch/optim/rmsprop.h>
-#include <torch/optim/sgd.h>
 
 namespace halfstep::train {
 namespace {
@@ -41,25 +41,25 @@ Options adam_options(Config& config) {
 }  // namespace
 
 OptimizerPtr make_adam(Config& config, std::vector<torch::Tensor> parameters) {
-  return std::make_unique<torch::optim::Adam>(std::move(parameters),
-                                              adam_options<torch::optim::AdamOptions>(config));
+  return std::make_unique<optim::Adam>(std::move(parameters),
+                                       adam_options<optim::AdamOptions>(config));
 }
 
 OptimizerPtr make_adamw(Config& config, std::vector<torch::Tensor> parameters) {
-  return std::make_unique<torch::optim::AdamW>(std::move(parameters),
-                                               adam_options<torch::optim::AdamWOptions>(config));
+  return std::make_unique<optim::AdamW>(std::move(parameters),
+                                        adam_options<optim::AdamWOptions>(config));
 }
 
 OptimizerPtr make_sgd(Config& config, std::vector<torch::Tensor> parameters) {
   // LibTorch has no default; Python's is 1e-3.
-  torch::optim::SGDOptions options(at_least_zero(config, "lr", 1e-3));
+  optim::SGDOptions options(at_least_zero(config, "lr", 1e-3));
   options.momentum(at_least_zero(config, "momentum", options.momentum()));
   options.dampening(config.get<double>("dampening", options.dampening()));
   options.weight_decay(at_least_zero(config, "weight_decay", options.weight_decay()));
   options.nesterov(config.get<bool>("nesterov", options.nesterov()));
   if (options.nesterov() && (options.momentum() <= 0 || options.dampening() != 0))
     config.fail("nesterov", "must be false unless momentum is above 0 and dampening is 0");
-  return std::make_unique<torch::optim::SGD>(std::move(parameters), options);
+  return std::make_unique<optim::SGD>(std::move(parameters), options);
 }
 
 OptimizerPtr make_rmsprop(Config& config, std::vector<torch::Tensor> parameters) {
@@ -74,14 +74,14 @@ OptimizerPtr make_rmsprop(Config& config, std::vector<torch::Tensor> parameters)
 }
 
 OptimizerPtr make_adagrad(Config& config, std::vector<torch::Tensor> parameters) {
-  torch::optim::AdagradOptions options;
+  optim::AdagradOptions options;
   options.lr(at_least_zero(config, "lr", options.lr()));
   options.lr_decay(at_least_zero(config, "lr_decay", options.lr_decay()));
   options.weight_decay(at_least_zero(config, "weight_decay", options.weight_decay()));
   options.initial_accumulator_value(
       at_least_zero(config, "initial_accumulator_value", options.initial_accumulator_value()));
   options.eps(at_least_zero(config, "eps", options.eps()));
-  return std::make_unique<torch::optim::Adagrad>(std::move(parameters), options);
+  return std::make_unique<optim::Adagrad>(std::move(parameters), options);
 }
 
 }  // namespace halfstep::train

@@ -10,8 +10,8 @@ namespace halfstep::train {
 
 using OptimizerPtr = std::unique_ptr<torch::optim::Optimizer>;
 
-/// LibTorch's optimizers with the keys, defaults and ranges of Python's classes. Each throws
-/// UsageError with file and line for a value out of range.
+/// The fused optimizers of halfstep::optim, and LibTorch's RMSprop, with the keys, defaults and
+/// ranges of Python's classes. Each throws UsageError with file and line for a value out of range.
 /// Difference from Python: LBFGS is missing, its step needs a closure that the loop has not.
 
 /// lr (1e-3), betas ([0.9, 0.999]), eps (1e-8), weight_decay (0), amsgrad (false).

@@ -1,13 +1,10 @@
 #include "halfstep/train/optim/optimizers.h"
 
 #include "halfstep/core/error.h"
+#include "halfstep/optim.h"
 #include "halfstep/train/registry/registry.h"
 
-#include <torch/optim/adagrad.h>
-#include <torch/optim/adam.h>
-#include <torch/optim/adamw.h>
 #include <torch/optim/rmsprop.h>
-#include <torch/optim/sgd.h>
 #include <torch/types.h>
 
 #include "tests/support/errors.h"
@@ -30,13 +27,14 @@ OptimizerPtr build(const std::string& yaml) {
 
 template <class Options>
 const Options& options(const OptimizerPtr& optimizer) {
-  return static_cast<const Options&>(optimizer->param_groups().at(0).options());
+  return dynamic_cast<const Options&>(optimizer->param_groups().at(0).options());
 }
 
 }  // namespace
 
 TEST(Optimizers, DefaultsAreThoseOfPython) {
-  using namespace torch::optim;
+  using namespace halfstep::optim;
+  using torch::optim::RMSpropOptions;
   EXPECT_EQ(options<AdamOptions>(build("{type: Adam}")), AdamOptions(1e-3));
   EXPECT_EQ(options<AdamWOptions>(build("{type: AdamW}")),
             AdamWOptions(1e-3).betas({0.9, 0.999}).eps(1e-8).weight_decay(1e-2));
@@ -47,7 +45,8 @@ TEST(Optimizers, DefaultsAreThoseOfPython) {
 }
 
 TEST(Optimizers, KeysReachTheOptions) {
-  using namespace torch::optim;
+  using namespace halfstep::optim;
+  using torch::optim::RMSpropOptions;
   EXPECT_EQ(options<AdamOptions>(build("{type: Adam, lr: 0.1, betas: [0.8, 0.9], eps: 1e-6, "
                                        "weight_decay: 0.2, amsgrad: true}")),
             AdamOptions(0.1).betas({0.8, 0.9}).eps(1e-6).weight_decay(0.2).amsgrad(true));
