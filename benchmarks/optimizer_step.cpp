@@ -119,12 +119,9 @@ class Together {
     const auto gradients = tensors(shapes, gradient_dtype, true);
     for (size_t i = 0; i < shapes.size(); ++i) {
       parameters_[i].mutable_grad() = gradients[i];
-      copies_[parameters_[i].unsafeGetTensorImpl()] = parameters_[i].to(torch::kBFloat16);
+      parameters_[i].requires_grad_();
     }
-    if (low)
-      adam_.set_low_precision_copies([this](const at::Tensor& parameter) {
-        return copies_.at(parameter.unsafeGetTensorImpl());
-      });
+    if (low) adam_.keep_shadow_weights(torch::kBFloat16);
   }
 
   void operator()() {
@@ -135,7 +132,6 @@ class Together {
 
  private:
   std::vector<at::Tensor> parameters_;
-  std::unordered_map<const c10::TensorImpl*, at::Tensor> copies_;
   halfstep::optim::Adam adam_;
   at::Tensor scale_ = torch::ones({});
 };

@@ -172,19 +172,17 @@ ShadowWeights::~ShadowWeights() {
   unregister(all, parameters_, parameters_.size());
 }
 
-void ShadowWeights::written() {
+void ShadowWeights::written(size_t i) {
   auto& all = entries();
   const std::lock_guard lock(all.mutex);
-  for (size_t i = 0; i < copies_.size(); ++i) {
-    copies_[i].unsafeGetTensorImpl()->bump_version();
-    note_written(all.of_weight.at(parameters_[i].unsafeGetTensorImpl()), parameters_[i]);
-  }
+  copies_[i].unsafeGetTensorImpl()->bump_version();
+  note_written(all.of_weight.at(parameters_[i].unsafeGetTensorImpl()), parameters_[i]);
 }
 
 void ShadowWeights::refresh() {
   const at::NoGradGuard no_grad;
   if (!copies_.empty()) at::_foreach_copy_(copies_, parameters_);
-  written();
+  for (size_t i = 0; i < copies_.size(); ++i) written(i);
 }
 
 int64_t ShadowWeights::uses() {

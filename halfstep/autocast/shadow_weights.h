@@ -40,13 +40,13 @@ class ShadowWeights {
   c10::ScalarType dtype() const { return dtype_; }
 
   /// The copy of parameter i, with its shape and strides, for a kernel that writes both. Call
-  /// `written()` after writing.
+  /// `written(i)` after writing.
   const at::Tensor& copy(size_t i) const { return copies_[i]; }
   size_t size() const { return copies_.size(); }
 
-  /// Says that every copy was just written from its weight. Bumps the copies' versions, because
-  /// kernels that write through pointers don't.
-  void written();
+  /// Says that copy i was just written from its weight. Bumps the copy's version, because kernels
+  /// that write through pointers don't.
+  void written(size_t i);
 
   /// Writes every copy from its weight, whatever changed it. Does not sync.
   void refresh();

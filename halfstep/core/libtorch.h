@@ -5,6 +5,7 @@
 
 #include <torch/csrc/autograd/edge.h>
 #include <torch/csrc/autograd/function.h>
+#include <torch/version.h>
 
 /// What differs between the LibTorch versions halfstep builds with (2.11 to 2.15), and nothing
 /// else.
@@ -23,5 +24,9 @@ Ptr make_node(Args&&... args) {
         std::make_unique<NodeType>(std::forward<Args>(args)...)));
   }
 }
+
+/// True where ATen's fused SGD on the CPU leaves most elements of a 16-bit parameter as they were
+/// (PyTorch issue 191763; right in 2.15).
+inline constexpr bool kAtenSgdSkips16Bit = TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 15;
 
 }  // namespace halfstep::detail

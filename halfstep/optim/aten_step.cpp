@@ -106,9 +106,7 @@ void FusedOptimizer::step_with_aten(const std::vector<detail::StepItem>& items,
       at::_foreach_sub_(batch.steps, std::vector<at::Tensor>(batch.steps.size(), *batch.found_inf));
     bump_versions(batch);
     for (const auto& [to, from] : call.copies_back) to.copy_(from);
-    if (low_copies_) {
-      for (const auto& parameter : call.originals) write_low(parameter);
-    }
+    for (const auto& parameter : call.originals) write_shadow(parameter);
     if (batch.is_first_step && batch.found_inf && drops_skipped_first_step(options) &&
         batch.found_inf->item<float>() != 0) {
       for (auto* state : call.states) state->buffers.fill({});

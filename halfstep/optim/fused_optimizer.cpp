@@ -64,6 +64,7 @@ void FusedOptimizer::add_param_group(const OptimizerParamGroup& group) {
     merged.inherit(static_cast<const FusedOptions&>(*defaults_));
     merged.validate(where_);
   }
+  if (settings_.shadow_weights) make_shadows(group.params());
   // Without options: LibTorch 2.15 would replace those of a class it does not know by the defaults.
   Optimizer::add_param_group(OptimizerParamGroup(group.params()));
   param_groups_.back().set_options(std::move(options));
@@ -105,8 +106,9 @@ const FusedOptions& FusedOptimizer::options_of(std::size_t group) const {
 }
 
 bool FusedOptimizer::takes_own_kernel(const detail::StepItem& item) const {
-  return settings_.kernel == Kernel::automatic && item.parameter.device().is_cpu() &&
-         detail::element_of(item.parameter.scalar_type()) &&
+  const auto dtype = item.parameter.scalar_type();
+  return (settings_.kernel == Kernel::automatic || aten_is_wrong(dtype)) &&
+         item.parameter.device().is_cpu() && detail::element_of(item.parameter.scalar_type()) &&
          detail::element_of(item.gradient.scalar_type());
 }
 
@@ -193,29 +195,6 @@ FusedOptimizer::Divisor FusedOptimizer::make_divisor(const std::vector<detail::S
       (grad_scale ? halfstep::detail::to_device(*grad_scale, clip.device()) : at::ones_like(clip)) /
       clip;
   return divisor;
-}
-
-void FusedOptimizer::set_low_precision_copies(
-    std::function<at::Tensor(const at::Tensor&)> copy_of) {
-  low_copies_ = std::move(copy_of);
-}
-
-at::Tensor FusedOptimizer::low_copy_of(const at::Tensor& parameter) const {
-  auto copy = low_copies_ ? low_copies_(parameter) : at::Tensor();
-  if (!copy.defined()) return copy;
-  HALFSTEP_CHECK_USAGE(is_low_precision(copy.scalar_type()) &&
-                           detail::same_layout(copy, parameter) &&
-                           copy.device() == parameter.device(),
-                       where_,
-                       "a low-precision copy must be bfloat16 or float16 with its parameter's "
-                       "shape, strides and device, but that of a parameter of shape ",
-                       parameter.sizes(), " is not; make it by parameter.to(dtype)");
-  return copy;
-}
-
-void FusedOptimizer::write_low(const at::Tensor& parameter) const {
-  const auto copy = low_copy_of(parameter);
-  if (copy.defined()) copy.copy_(parameter);
 }
 
 void FusedOptimizer::load_with(const std::function<void()>& read) {

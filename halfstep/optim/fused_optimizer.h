@@ -1,4 +1,5 @@
 #pragma once
+#include "halfstep/autocast/shadow_weights.h"
 #include "halfstep/optim/fused_options.h"
 #include "halfstep/optim/fused_state.h"
 #include "halfstep/optim/layout.h"
@@ -10,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include <torch/optim/optimizer.h>
@@ -76,11 +78,12 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   /// without clip_norm. inf or NaN where that step was skipped. Does not sync.
   const at::Tensor& grad_norm() const { return grad_norm_; }
 
-  /// `copy_of(parameter)` gives a bfloat16 or float16 tensor of the parameter's shape, device and
-  /// strides that each step shall write the new parameter to as well, or an undefined one; the CPU
-  /// kernels write it in the same pass. nullptr: no copies. Keep the tensor alive; it gets a new
-  /// version with each step.
-  void set_low_precision_copies(std::function<at::Tensor(const at::Tensor& parameter)> copy_of);
+  /// As the option shadow_weights, from now on, for optimizers that somebody else made. Throws
+  /// UsageError where copies are kept already, by this optimizer or other ShadowWeights.
+  void keep_shadow_weights(c10::ScalarType dtype);
+
+  /// The copy autocast takes in place of `parameter`; undefined where none is kept.
+  at::Tensor shadow_of(const at::Tensor& parameter) const;
 
  protected:
   /// `where` is the class's name, which opens the messages.
@@ -100,6 +103,10 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   /// no counter).
   virtual detail::StepRule make_rule(const FusedOptions& options, double step,
                                      bool is_first_step) const = 0;
+
+  /// True where ATen's CPU kernel of this LibTorch is known to be wrong for parameters of `dtype`:
+  /// our own takes them, Kernel::aten or not.
+  virtual bool aten_is_wrong(c10::ScalarType) const { return false; }
 
   /// How many buffers a step with these options uses.
   virtual std::size_t uses_buffers(const FusedOptions& options) const = 0;
@@ -140,6 +147,13 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
     at::Tensor norm;                                                    // as they are: scaled
   };
 
+  /// Where a parameter's copy is.
+  struct Shadow {
+    ShadowWeights* weights;
+    std::size_t index;
+    const at::Tensor& copy() const { return weights->copy(index); }
+  };
+
   const FusedOptions& options_of(std::size_t group) const;
   Prepared prepare(const detail::StepItem& item, bool same_dtype);
   bool takes_own_kernel(const detail::StepItem& item) const;
@@ -147,13 +161,14 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   at::Tensor norm_of(const std::vector<detail::StepItem>& items);
   void step_with_aten(const std::vector<detail::StepItem>& items, const Divisor& divisor);
   void step_with_own(const std::vector<detail::StepItem>& items, const Divisor& divisor);
-  void write_low(const at::Tensor& parameter) const;
-  at::Tensor low_copy_of(const at::Tensor& parameter) const;
+  void make_shadows(const std::vector<at::Tensor>& parameters);
+  void write_shadow(const at::Tensor& parameter) const;
 
   const char* where_;
   StepSettings settings_;
   std::unique_ptr<FusedState> stateless_;  // stands in where a parameter needs no state
-  std::function<at::Tensor(const at::Tensor&)> low_copies_;
+  std::vector<std::unique_ptr<ShadowWeights>> shadow_weights_;
+  std::unordered_map<const c10::TensorImpl*, Shadow> shadows_;
   std::optional<Checked> checked_;
   at::Tensor grad_norm_;
 };

@@ -3,10 +3,12 @@
 
 #include <limits>
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 
+#include <c10/core/ScalarType.h>
 #include <torch/optim/optimizer.h>
 #include <torch/serialize/archive.h>
 
@@ -26,6 +28,7 @@ struct StepSettings {
   static constexpr double kNone = std::numeric_limits<double>::infinity();
   Kernel kernel = Kernel::automatic;
   double clip_norm = kNone, clip_value = kNone;
+  std::optional<c10::ScalarType> shadow_weights;
   bool clips_norm() const { return clip_norm < kNone; }
   bool clips_value() const { return clip_value < kNone; }
   bool operator==(const StepSettings&) const = default;
@@ -133,6 +136,13 @@ class OptionsOf : public FusedOptions {
   /// least 0.
   Derived& clip_value(double value) {
     settings_.clip_value = value;
+    return self();
+  }
+  /// Keeps copies of the float32 parameters in this 16-bit dtype, that of the region of Autocast:
+  /// autocast takes them and casts no weight (see ShadowWeights). Each step writes them, our CPU
+  /// kernels in the same pass. 2 bytes a parameter. Default: none.
+  Derived& shadow_weights(c10::ScalarType dtype) {
+    settings_.shadow_weights = dtype;
     return self();
   }
   StepSettings settings() const override { return settings_; }

@@ -17,7 +17,7 @@ void FusedOptimizer::step_with_own(const std::vector<detail::StepItem>& items,
 
   std::vector<Prepared> prepared;
   std::vector<detail::StepTask> tasks;
-  std::vector<at::Tensor> lows;
+  std::vector<const Shadow*> written(items.size());  // in the same pass
   prepared.reserve(items.size());
   tasks.reserve(items.size());
   for (const auto& item : items) {
@@ -37,12 +37,13 @@ void FusedOptimizer::step_with_own(const std::vector<detail::StepItem>& items,
     span.parameter = ready.parameter.tensor.mutable_data_ptr();
     for (std::size_t i = 0; i < uses_buffers(options); ++i)
       span.buffers[i] = ready.state->buffers[i].mutable_data_ptr();
-    if (low_copies_ && !ready.parameter.is_copy) {
-      const auto& low = lows.emplace_back(low_copy_of(item.parameter));
-      if (low.defined()) {
-        span.low = low.mutable_data_ptr();
-        span.low_element = *detail::element_of(low.scalar_type());
-      }
+    const auto shadow = shadows_.find(item.parameter.unsafeGetTensorImpl());
+    if (shadow != shadows_.end() &&
+        detail::same_layout(shadow->second.copy(), ready.parameter.tensor)) {
+      const auto& copy = shadow->second.copy();
+      span.low = copy.mutable_data_ptr();
+      span.low_element = *detail::element_of(copy.scalar_type());
+      written[prepared.size() - 1] = &shadow->second;
     }
     tasks.push_back(std::move(task));
   }
@@ -54,15 +55,14 @@ void FusedOptimizer::step_with_own(const std::vector<detail::StepItem>& items,
     for (const auto& buffer : ready.state->buffers) {
       if (buffer.defined()) detail::bump_version(buffer);
     }
-    if (!ready.parameter.is_copy) {
+    if (ready.parameter.is_copy)
+      items[i].parameter.copy_(ready.parameter.tensor);
+    else
       detail::bump_version(items[i].parameter);
-      continue;
-    }
-    items[i].parameter.copy_(ready.parameter.tensor);
-    write_low(items[i].parameter);
-  }
-  for (const auto& low : lows) {
-    if (low.defined()) detail::bump_version(low);
+    if (written[i] != nullptr)
+      written[i]->weights->written(written[i]->index);
+    else
+      write_shadow(items[i].parameter);
   }
 }
 

@@ -1,5 +1,8 @@
 #include "halfstep/optim/sgd.h"
 
+#include "halfstep/core/dtype.h"
+#include "halfstep/core/libtorch.h"
+
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/optim/serialize.h>
@@ -61,6 +64,10 @@ detail::StepRule SGD::make_rule(const FusedOptions& options, double, bool is_fir
 
 std::size_t SGD::uses_buffers(const FusedOptions& options) const {
   return own(options).momentum() != 0 ? 1 : 0;
+}
+
+bool SGD::aten_is_wrong(c10::ScalarType dtype) const {
+  return halfstep::detail::kAtenSgdSkips16Bit && is_low_precision(dtype);
 }
 
 float SGD::direction(const FusedOptions& options) const {

@@ -81,6 +81,7 @@ class SGD : public FusedOptimizer {
   detail::StepRule make_rule(const FusedOptions& options, double step,
                              bool is_first_step) const override;
   std::size_t uses_buffers(const FusedOptions& options) const override;
+  bool aten_is_wrong(c10::ScalarType dtype) const override;
   float direction(const FusedOptions& options) const override;
   bool first_step_differs(const FusedOptions& options) const override;
   bool drops_skipped_first_step(const FusedOptions& options) const override;

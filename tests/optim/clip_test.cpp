@@ -209,29 +209,6 @@ TEST_P(Clip, ANormThatWasTakenForOtherGradientsIsNotUsed) {
   EXPECT_GT(sgd.grad_norm().item<float>(), 500);
 }
 
-TEST_P(Clip, LowPrecisionCopiesAreWrittenWithTheStep) {
-  for (const auto& name : kFusedClasses) {
-    for (const auto kernel : {Kernel::automatic, Kernel::aten}) {
-      const auto p = parameters();
-      const auto optimizer = make_fused(name, p, false, kernel);
-      auto& fused = dynamic_cast<optim::FusedOptimizer&>(*optimizer);
-      const auto low = p[0].detach().to(torch::kBFloat16).zero_();
-      fused.set_low_precision_copies([&](const at::Tensor& parameter) {
-        return parameter.is_same(p[0]) ? low : at::Tensor();
-      });
-      const auto version = low._version();
-      for (int step = 0; step < 2; ++step) {
-        set_gradients(p, 1, step);
-        optimizer->step();
-        expect_same_bits(low, p[0].to(torch::kBFloat16));
-      }
-      EXPECT_GT(low._version(), version);
-      fused.set_low_precision_copies([&](const at::Tensor&) { return torch::zeros({3}); });
-      EXPECT_ERROR(optimizer->step(), UsageError, "low-precision copy must be bfloat16");
-    }
-  }
-}
-
 TEST_P(Clip, RulesOfTheOptions) {
   const auto p = parameters();
   EXPECT_ERROR(optim::Adam(p, AdamOptions().clip_norm(-1)), UsageError, "[Adam] clip_norm must be");
