@@ -7,6 +7,7 @@
 //                                                      the first losses, bytes and seconds of steps
 //   {"do": "sample", "id", "steps"}                    seconds, and the rate of the reference
 //   product
+//   {"do": "profile", "id", "steps"}                   seconds in each op itself, and its calls
 //   {"do": "forget", "id"}
 //   {"do": "quit"}
 #include "halfstep/core/error.h"
@@ -27,6 +28,7 @@
 #include <torch/version.h>
 
 #include "benchmarks/products.h"
+#include "benchmarks/profile.h"
 #include "benchmarks/tensor_bytes.h"
 #include "benchmarks/variants.h"
 #include "benchmarks/workload.h"
@@ -122,6 +124,13 @@ Json sample(const Step& step, int64_t steps) {
           {"reference", std::min(before, reference_rate())}};
 }
 
+Json profile(const Step& step, int64_t steps) {
+  Json result = Json::object();
+  for (const auto& [name, op] : halfstep::benchmarks::profile(step, steps))
+    result[name] = {{"seconds", op.seconds}, {"calls", op.calls}};
+  return result;
+}
+
 }  // namespace
 
 int main() {
@@ -143,6 +152,8 @@ int main() {
         prepared[request.at("id")] = std::move(step);
       } else if (what == "sample") {
         reply = sample(prepared.at(request.at("id")), request.at("steps"));
+      } else if (what == "profile") {
+        reply = {{"ops", profile(prepared.at(request.at("id")), request.at("steps"))}};
       } else if (what == "forget") {
         prepared.erase(request.at("id").get<std::string>());
         reply = Json::object();

@@ -1,4 +1,5 @@
 #pragma once
-/// Modules that run well under autocast.
+/// Modules and functions that run well under autocast.
 
+#include "halfstep/nn/attention.h"
 #include "halfstep/nn/linear.h"

@@ -1,12 +1,12 @@
 #include "halfstep/train/models/gpt.h"
 
 #include "halfstep/core/error.h"
+#include "halfstep/nn/attention.h"
 
 #include <functional>
 #include <string>
 
 #include <ATen/ops/gelu.h>
-#include <ATen/ops/scaled_dot_product_attention.h>
 #include <torch/nn/modules/container/modulelist.h>
 
 namespace halfstep::train {
@@ -49,8 +49,7 @@ class Gpt::Block : public torch::nn::Module {
     const auto n = x.size(0), t = x.size(1), width = x.size(2);
     const auto qkv =
         qkv_(x).view({n, t, 3, heads_, width / heads_}).permute({2, 0, 3, 1, 4}).unbind(0);
-    return at::scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], /*attn_mask=*/{},
-                                            /*dropout_p=*/0.0, /*is_causal=*/true)
+    return nn::scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], /*is_causal=*/true)
         .transpose(1, 2)
         .reshape({n, t, width});
   }
