@@ -40,7 +40,7 @@ def entries_of(workload, hello, pattern, quick):
         for variant in answer["variants"]:
             if variant["images_only"] and workload != "resnet18":
                 continue
-            for precision in PRECISIONS:
+            for precision in PRECISIONS[:1] if variant["float32"] else PRECISIONS:
                 if quick and "compiled" in variant["name"]:
                     continue
                 if re.search(pattern, f"{side}/{variant['name']}/{precision}"):
@@ -97,10 +97,12 @@ def measure(workload, arguments, log):
                 samples[key].append(workers.sample(key[0], id="/".join(key), steps=steps))
         hello = workers.hello
 
+    float32 = {(side, v["name"]): v["float32"] or v["name"] for side, answer in hello.items() for v in answer["variants"]}
     best = max(s["reference"] for taken in samples.values() for s in taken)
     rows = []
     for (side, variant, precision), taken in samples.items():
-        row = {"side": side, "variant": variant, "precision": precision} | statistics_of.summarize(taken, 0 if arguments.quick else best)
+        row = {"side": side, "variant": variant, "precision": precision,
+               "float32": float32.get((side, variant))} | statistics_of.summarize(taken, 0 if arguments.quick else best)
         reply = prepared[side, variant, precision]
         row |= {name: reply[name] for name in ("losses", "state_bytes", "peak_bytes") if name in reply}
         rows.append(row)

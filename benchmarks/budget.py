@@ -50,7 +50,7 @@ def largest_batches(arguments, log):
                 for variant in hello["variants"]:
                     if variant["images_only"] and workload != "resnet18":
                         continue
-                    for precision in ("bf16", "fp32"):
+                    for precision in ("bf16",) if variant["float32"] else ("bf16", "fp32"):
                         name = variant["name"]
                         if not re.search(arguments.variants, f"{side}/{name}/{precision}"):
                             continue

@@ -49,7 +49,7 @@ def reference_rate():
 
 def hello(_):
     return {"torch": torch.__version__, "python": sys.version.split()[0], "threads": torch.get_num_threads(),
-            "workloads": list(WORKLOADS), "variants": [{"name": name, "images_only": v[1]} for name, v in VARIANTS.items()]}
+            "workloads": list(WORKLOADS), "variants": [{"name": name, "images_only": v[1], "float32": ""} for name, v in VARIANTS.items()]}
 
 
 def check_bytes(_):

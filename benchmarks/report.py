@@ -63,7 +63,7 @@ class Rows:
         return self.best(rows)
 
     def float32_of(self, row):
-        return next((r for r in self.timed(row["side"], "fp32") if r["variant"] == row["variant"]), None)
+        return next((r for r in self.timed(row["side"], "fp32") if r["variant"] == row["float32"]), None)
 
     def products(self):
         return self.best([r for r in self.rows if r["variant"].startswith("products") and "median" in r])

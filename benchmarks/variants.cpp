@@ -3,6 +3,7 @@
 #include "halfstep/autocast/autocast.h"
 #include "halfstep/core/error.h"
 #include "halfstep/optim/adam.h"
+#include "halfstep/optim/gradient_dtype.h"
 
 #include <utility>
 
@@ -42,13 +43,23 @@ Step with_fused_adam(std::shared_ptr<train::Model> network, Batch batch, bool au
   return raw_loop(std::move(network), std::move(batch), autocast, std::move(optimizer));
 }
 
+Step with_bfloat16_gradients(std::shared_ptr<train::Model> network, Batch batch, bool autocast) {
+  optim::set_gradient_dtype(network->parameters(), at::kBFloat16);
+  return with_fused_adam(std::move(network), std::move(batch), autocast);
+}
+
 }  // namespace
 
 const std::vector<Variant>& variants() {
+  static const char* const adam = "halfstep::optim::Adam";
+  static const char* const adam_channels_last = "halfstep::optim::Adam, channels_last";
   static const std::vector<Variant> all{
-      {"torch::optim::Adam", false, false, with_torch_adam},
-      {"halfstep::optim::Adam", false, false, with_fused_adam},
-      {"halfstep::optim::Adam, channels_last", true, true, with_fused_adam},
+      {"torch::optim::Adam", false, false, "", with_torch_adam},
+      {adam, false, false, "", with_fused_adam},
+      {"halfstep::optim::Adam, bf16 gradients", false, false, adam, with_bfloat16_gradients},
+      {adam_channels_last, true, true, "", with_fused_adam},
+      {"halfstep::optim::Adam, channels_last, bf16 gradients", true, true, adam_channels_last,
+       with_bfloat16_gradients},
   };
   return all;
 }

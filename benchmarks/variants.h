@@ -15,6 +15,7 @@ struct Variant {
   std::string name;
   bool images_only = false;    ///< Makes sense for resnet18 alone.
   bool channels_last = false;  ///< Of the network and its input.
+  std::string float32;         ///< The variant whose float32 is its own; empty: itself.
   /// Makes the step. `autocast`: in bfloat16, else the variant's own float32.
   std::function<Step(std::shared_ptr<train::Model>, Batch, bool autocast)> make_step;
 };

@@ -100,7 +100,8 @@ bool is_ours(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   const auto fits = [&](const at::Tensor& x) {
     return x.scalar_type() == at::kBFloat16 && x.sizes() == q.sizes() && x.stride(-1) == 1;
   };
-  return detail::cpu_multiplies_bfloat16() && q.dim() == 4 && q.numel() > 0 && q.size(2) <= longest && fits(q) && fits(k) && fits(v);
+  return detail::cpu_multiplies_bfloat16() && q.dim() == 4 && q.numel() > 0 &&
+         q.size(2) <= longest && fits(q) && fits(k) && fits(v);
 }
 
 }  // namespace

@@ -12,10 +12,10 @@ namespace halfstep::nn {
 ///
 /// The output is that of at::scaled_dot_product_attention to the bit. So are the gradients, but for
 /// bfloat16 tensors of one shape with t up to 512 on a CPU that multiplies bfloat16 (AVX512-BF16 or
-/// AMX): there LibTorch's kernel makes no use of that, and here they are batched products and a softmax recomputed
-/// from bfloat16 scores (Difference from Python: relative errors near 4e-3 instead of 3e-3, and
-/// backward takes up to 2 MiB more). As with LibTorch's kernel there is no double backward:
-/// it throws UsageError.
+/// AMX): there LibTorch's kernel makes no use of that, and here they are batched products and a
+/// softmax recomputed from bfloat16 scores (Difference from Python: relative errors near 4e-3
+/// instead of 3e-3, and backward takes up to 2 MiB more). As with LibTorch's kernel there is no
+/// double backward: it throws UsageError.
 at::Tensor scaled_dot_product_attention(const at::Tensor& query, const at::Tensor& key,
                                         const at::Tensor& value, bool is_causal = false);
 

@@ -25,7 +25,7 @@ class Summaries(unittest.TestCase):
 
 
 def row(side, variant, precision, seconds, peak_bytes):
-    return {"side": side, "variant": variant, "precision": precision, "median": seconds, "spread": 0.1, "kept": 9, "dropped": 0,
+    return {"side": side, "variant": variant, "float32": variant, "precision": precision, "median": seconds, "spread": 0.1, "kept": 9, "dropped": 0,
             "peak_bytes": peak_bytes}
 
 
