@@ -93,7 +93,7 @@ class Separate {
 
   void operator()() {
     const torch::NoGradGuard no_grad;
-    const auto found_inf = torch::zeros({});
+    auto found_inf = torch::zeros({});
     at::_amp_foreach_non_finite_check_and_unscale_(gradients_, found_inf, inv_scale_);
     const auto norm = at::stack(at::_foreach_norm(gradients_, 2)).norm();
     at::_foreach_mul_(gradients_, (kLimit / (norm + 1e-6)).clamp_max(1.0));

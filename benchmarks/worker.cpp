@@ -54,8 +54,7 @@ double reference_rate() {
 Json hello() {
   std::vector<Json> variants;
   for (const auto& v : halfstep::benchmarks::variants())
-    variants.push_back(
-        {{"name", v.name}, {"images_only", v.images_only}, {"float32", v.float32}});
+    variants.push_back({{"name", v.name}, {"images_only", v.images_only}, {"float32", v.float32}});
   return {{"torch", TORCH_VERSION},
           {"halfstep", HALFSTEP_VERSION},
           {"threads", at::get_num_threads()},
