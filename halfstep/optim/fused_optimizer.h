@@ -81,6 +81,7 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   /// As the option shadow_weights, from now on, for optimizers that somebody else made. Throws
   /// UsageError where copies are kept already, by this optimizer or other ShadowWeights.
   void keep_shadow_weights(c10::ScalarType dtype);
+  bool keeps_shadow_weights() const { return settings_.shadow_weights.has_value(); }
 
   /// The copy autocast takes in place of `parameter`; undefined where none is kept.
   at::Tensor shadow_of(const at::Tensor& parameter) const;

@@ -1,6 +1,7 @@
 #include "halfstep/train/loop/run_parts.h"
 
 #include "halfstep/core/error.h"
+#include "halfstep/optim/fused_optimizer.h"
 #include "halfstep/train/loop/settings.h"
 
 #include <iostream>
@@ -74,6 +75,10 @@ void read_optimizer(Config& optim_wrapper, RunParts& parts) {
       "for some of them");
   auto optimizer = optim_wrapper.child("optimizer");
   parts.optimizer = optimizers().build(optimizer, parameters);
+  // Autocast takes the copies instead of casting each weight in each step, to the same bits.
+  auto* fused = dynamic_cast<optim::FusedOptimizer*>(parts.optimizer.get());
+  if (parts.amp.enabled && fused && !fused->keeps_shadow_weights())
+    fused->keep_shadow_weights(parts.amp.dtype);
 }
 
 void read_schedule(Config& config, RunParts& parts) {

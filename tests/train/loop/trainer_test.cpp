@@ -1,5 +1,6 @@
 #include "halfstep/train/loop/trainer.h"
 
+#include "halfstep/autocast/shadow_weights.h"
 #include "halfstep/core/error.h"
 
 #include <csignal>
@@ -44,6 +45,17 @@ TEST_F(TrainerTest, AmpRunsLayersInBfloat16AndTheLossInFloat32) {
   const auto text = run.dtypes().summary();
   EXPECT_THAT(text, ::testing::ContainsRegex("linear +bfloat16"));
   EXPECT_THAT(text, ::testing::ContainsRegex("loss +float32"));
+}
+
+TEST_F(TrainerTest, AmpTakesTheCopiesOfWeightsThatTheOptimizerKeeps) {
+  const auto uses_of = [&](const std::string& optimizer, bool amp) {
+    const auto before = ShadowWeights::uses();
+    trainer({"optim_wrapper.optimizer=" + optimizer}, amp).train();
+    return ShadowWeights::uses() - before;
+  };
+  EXPECT_GT(uses_of("{type: Adam}", true), 12) << "in each of twelve steps";
+  EXPECT_EQ(uses_of("{type: Adam}", false), 0);
+  EXPECT_EQ(uses_of("{type: RMSprop}", true), 0);
 }
 
 TEST_F(TrainerTest, WithoutAmpTheSameCodeReportsFloat32) {
