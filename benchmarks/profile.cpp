@@ -50,10 +50,10 @@ std::map<std::string, OpTime> profile(const Step& step, int64_t steps) {
   for (int64_t i = 0; i < steps; ++i) step();
   const double whole = seconds_now() - start;
   at::removeCallback(handle);
-  times[""] = {whole - children, steps};
+  times[""] = {whole - children, static_cast<double>(steps)};
   for (auto& [name, op] : times) {
     op.seconds /= static_cast<double>(steps);
-    op.calls /= steps;
+    op.calls /= static_cast<double>(steps);
   }
   return times;
 }

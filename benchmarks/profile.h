@@ -10,7 +10,7 @@ namespace halfstep::benchmarks {
 /// Time in an op itself, without the ops it calls.
 struct OpTime {
   double seconds = 0;
-  int64_t calls = 0;
+  double calls = 0;  ///< of an op that only some steps call: a fraction
 };
 
 /// Runs `steps` steps and sums, by op and per step, what the dispatcher reports on this thread, on

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/cpu/Utils.h>
@@ -60,8 +61,10 @@ class Attention : public torch::autograd::Function<Attention> {
     const int64_t batch = q.size(0), length = q.size(1);
     const double scale = 1 / std::sqrt(static_cast<double>(q.size(2)));
     const bool is_causal = context->saved_data["is_causal"].toBool();
-    at::Tensor mask = at::empty({1, length, length}, q.options());
-    if (is_causal) mask.fill_(-std::numeric_limits<double>::infinity()).triu_(1);
+    at::Tensor mask = at::empty({1, 1, 1}, q.options());  // not causal: not read
+    if (is_causal)
+      mask = at::full({1, length, length}, -std::numeric_limits<double>::infinity(), q.options())
+                 .triu_(1);
 
     auto grad_q = at::empty(q.sizes(), q.options()), grad_k = at::empty(q.sizes(), q.options()),
          grad_v = at::empty(q.sizes(), q.options());
@@ -91,6 +94,12 @@ at::Tensor as_autocast_casts(const at::Tensor& x) {
   return at::autocast::cached_cast(at::autocast::get_autocast_dtype(at::kCPU), x, at::kCPU);
 }
 
+bool becomes_bfloat16(const at::Tensor& x) {
+  const bool is_cast = at::autocast::is_autocast_enabled(at::kCPU) && x.is_floating_point() &&
+                       x.scalar_type() != at::kDouble;
+  return (is_cast ? at::autocast::get_autocast_dtype(at::kCPU) : x.scalar_type()) == at::kBFloat16;
+}
+
 bool wants_gradient(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   return at::GradMode::is_enabled() &&
          (q.requires_grad() || k.requires_grad() || v.requires_grad());
@@ -98,10 +107,11 @@ bool wants_gradient(const at::Tensor& q, const at::Tensor& k, const at::Tensor& 
 
 bool is_ours(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   const auto fits = [&](const at::Tensor& x) {
-    return x.scalar_type() == at::kBFloat16 && x.sizes() == q.sizes() && x.stride(-1) == 1;
+    return x.is_cpu() && becomes_bfloat16(x) && x.sizes() == q.sizes() && x.stride(-1) == 1;
   };
-  return detail::cpu_multiplies_bfloat16() && q.dim() == 4 && q.numel() > 0 &&
-         q.size(2) <= longest && fits(q) && fits(k) && fits(v);
+  return detail::cpu_multiplies_bfloat16() && at::globalContext().userEnabledFlashSDP() &&
+         q.dim() == 4 && q.numel() > 0 && q.size(2) <= longest && fits(q) && fits(k) && fits(v) &&
+         wants_gradient(q, k, v);
 }
 
 }  // namespace
@@ -120,11 +130,9 @@ bool detail::cpu_multiplies_bfloat16() {
 
 at::Tensor scaled_dot_product_attention(const at::Tensor& query, const at::Tensor& key,
                                         const at::Tensor& value, bool is_causal) {
-  if (query.is_cpu() && key.is_cpu() && value.is_cpu() && wants_gradient(query, key, value)) {
-    const auto q = as_autocast_casts(query), k = as_autocast_casts(key),
-               v = as_autocast_casts(value);
-    if (is_ours(q, k, v)) return Attention::apply(q, k, v, is_causal);
-  }
+  if (is_ours(query, key, value))
+    return Attention::apply(as_autocast_casts(query), as_autocast_casts(key),
+                            as_autocast_casts(value), is_causal);
   return at::scaled_dot_product_attention(query, key, value, /*attn_mask=*/{}, /*dropout_p=*/0.0,
                                           is_causal);
 }

@@ -14,8 +14,9 @@ namespace halfstep::nn {
 /// bfloat16 tensors of one shape with t up to 512 on a CPU that multiplies bfloat16 (AVX512-BF16 or
 /// AMX): there LibTorch's kernel makes no use of that, and here they are batched products and a
 /// softmax recomputed from bfloat16 scores (Difference from Python: relative errors near 4e-3
-/// instead of 3e-3, and backward takes up to 2 MiB more). As with LibTorch's kernel there is no
-/// double backward: it throws UsageError.
+/// instead of 3e-3, and backward takes 2 MiB more, and dense copies of strided inputs). There is no
+/// double backward: backward with create_graph throws UsageError (Difference from LibTorch's
+/// kernel, which throws once something is differentiated twice).
 at::Tensor scaled_dot_product_attention(const at::Tensor& query, const at::Tensor& key,
                                         const at::Tensor& value, bool is_causal = false);
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/_foreach_clamp_max.h>
@@ -35,6 +36,13 @@ std::vector<std::vector<at::Tensor>> by_device_and_dtype(const std::vector<at::T
       place->push_back(tensor);
   }
   return groups;
+}
+
+void multiply_(const std::vector<at::Tensor>& group, float factor) {
+  const auto& first = group.front();
+  if (first.scalar_type() != c10::kHalf || !first.is_cpu()) return at::_foreach_mul_(group, factor);
+  // ATen would round the factor to float16, where a small one is 0.
+  for (const auto& gradient : group) gradient.copy_(gradient.to(c10::kFloat).mul_(factor));
 }
 
 std::vector<at::Tensor> gradients_of(const std::vector<at::Tensor>& parameters, const char* where) {
@@ -75,6 +83,19 @@ at::Tensor clip_factor(const at::Tensor& norm, double max_norm) {
   return ((norm + 1e-6).reciprocal() * max_norm).clamp_max(1.0);
 }
 
+void clamp_(at::TensorList tensors, double limit) {
+  // ATen refuses a limit that the dtype does not have.
+  const auto largest = [](c10::ScalarType dtype) -> double {
+    if (dtype == c10::kHalf) return std::numeric_limits<c10::Half>::max();
+    if (dtype == c10::kBFloat16) return std::numeric_limits<c10::BFloat16>::max();
+    return dtype == c10::kDouble ? std::numeric_limits<double>::max()
+                                 : std::numeric_limits<float>::max();
+  }(tensors.front().scalar_type());
+  // An inf is limited too.
+  at::_foreach_clamp_min_(tensors, -std::min(limit, largest));
+  at::_foreach_clamp_max_(tensors, std::min(limit, largest));
+}
+
 at::Tensor total_norm(const std::vector<at::Tensor>& gradients) {
   const c10::NoGradGuard no_grad;
   std::vector<KernelSpan> spans;
@@ -93,7 +114,10 @@ at::Tensor total_norm(const std::vector<at::Tensor>& gradients) {
   const double squares = sum_of_squares(spans);
   if (others.empty()) return at::scalar_tensor(std::sqrt(squares), at::TensorOptions(c10::kFloat));
   at::Tensor sum;
-  for (const auto& group : by_device_and_dtype(others)) {
+  auto groups = by_device_and_dtype(others);
+  std::stable_partition(groups.begin(), groups.end(),
+                        [](const auto& group) { return !group.front().is_cpu(); });
+  for (const auto& group : groups) {
     // Low precision would overflow: the norm of float16 gradients need not be a float16.
     const auto dtype = group.front().scalar_type() == c10::kDouble ? c10::kDouble : c10::kFloat;
     const auto part = at::stack(at::_foreach_norm(group, 2, dtype)).to(c10::kDouble).square().sum();
@@ -117,7 +141,7 @@ at::Tensor clip_grad_norm_(const std::vector<at::Tensor>& parameters, double max
   if (norm.device().is_cpu()) {
     const float factor = detail::clip_factor(norm.const_data_ptr<float>()[0], max_norm);
     if (factor == 1) return norm;
-    for (const auto& group : by_device_and_dtype(gradients)) at::_foreach_mul_(group, factor);
+    for (const auto& group : by_device_and_dtype(gradients)) multiply_(group, factor);
     return norm;
   }
   const auto factor = detail::clip_factor(norm, max_norm);
@@ -135,10 +159,8 @@ void clip_grad_value_(const std::vector<at::Tensor>& parameters, double max_valu
   constexpr const char* where = "clip_grad_value_";
   detail::check_limit(max_value, "max_value", where);
   const c10::NoGradGuard no_grad;
-  for (const auto& group : by_device_and_dtype(gradients_of(parameters, where))) {
-    at::_foreach_clamp_min_(group, -max_value);
-    at::_foreach_clamp_max_(group, max_value);
-  }
+  for (const auto& group : by_device_and_dtype(gradients_of(parameters, where)))
+    detail::clamp_(group, max_value);
 }
 
 void clip_grad_value_(const torch::optim::Optimizer& optimizer, double max_value) {

@@ -30,6 +30,9 @@ void clip_grad_value_(const torch::optim::Optimizer& optimizer, double max_value
 
 namespace detail {
 
+/// clip_grad_value_ for gradients of one device and dtype.
+void clamp_(at::TensorList tensors, double limit);
+
 /// The norm of all `gradients` together, as above; 0 for none.
 at::Tensor total_norm(const std::vector<at::Tensor>& gradients);
 

@@ -103,6 +103,15 @@ TEST_P(Clip, NormOfLargeAndLowPrecisionGradients) {
   }
 }
 
+TEST_P(Clip, Float16GradientsOfAnyRange) {
+  const auto p = torch::zeros({4}, torch::device(device()).dtype(torch::kHalf)).requires_grad_();
+  p.mutable_grad() = torch::full_like(p, 60000);
+  optim::clip_grad_value_({p}, 1e5);
+  EXPECT_EQ(p.grad()[0].item<float>(), 60000);
+  optim::clip_grad_norm_({p}, 1e-3);
+  EXPECT_NEAR(p.grad()[0].item<float>(), 5e-4, 2e-6) << "the factor is no float16";
+}
+
 TEST_P(Clip, NonfiniteNorms) {
   const auto p = parameters();
   set_gradients(p, 1);
@@ -129,6 +138,8 @@ TEST_P(Clip, Values) {
   EXPECT_EQ(expected.abs().max().item<float>(), 0.5F);
   EXPECT_TRUE(p[1].grad()[0].isnan().item<bool>());
   EXPECT_ERROR(optim::clip_grad_value_(p, NAN), UsageError, "max_value must be");
+  optim::clip_grad_value_(p, 1e300);
+  expect_same_bits(p[0].grad(), expected);
 }
 
 // After unscaling, once, before the update; the same as the three calls one after the other.
@@ -192,6 +203,18 @@ TEST_P(Clip, TheStepOfACpuOptimizerReadsGradientsTwiceAtMost) {
   EXPECT_TRUE(scaler.step(adam).stepped());
   EXPECT_EQ(OpCounter::count(), 0) << "the scaler checked although the optimizer had";
   expect_same_bits(p[0].grad(), before);
+}
+
+TEST_P(Clip, TheStepUsesTheNormThatTheCheckTook) {
+  if (!device().is_cpu()) GTEST_SKIP() << "on CUDA the scaler checks";
+  const auto p = parameters();
+  optim::SGD sgd(p, optim::SGDOptions(0.1).clip_norm(0.7));
+  set_gradients(p, 1);
+  const auto norm = optim::clip_grad_norm_(p, 1e9).item<float>();
+  ASSERT_TRUE(sgd.check_gradients().has_value());
+  p[0].mutable_grad().mutable_data_ptr<float>()[0] = 1e6;  // which nobody can see
+  sgd.step();
+  EXPECT_NEAR(sgd.grad_norm().item<float>(), norm, 1e-5 * norm);
 }
 
 TEST_P(Clip, ANormThatWasTakenForOtherGradientsIsNotUsed) {
