@@ -1,7 +1,6 @@
 #include "halfstep/optim/adagrad.h"
 
 #include <ATen/ops/_fused_adagrad.h>
-#include <ATen/ops/full_like.h>
 #include <ATen/ops/zeros.h>
 #include <torch/optim/serialize.h>
 
@@ -34,13 +33,13 @@ std::unique_ptr<FusedState> Adagrad::make_state() const {
   return std::make_unique<AdagradParamState>();
 }
 
-void Adagrad::fill_state(FusedState& state, const at::Tensor& parameter,
+void Adagrad::fill_state(FusedState& state, const at::Tensor& parameter, c10::ScalarType dtype,
                          const FusedOptions& options) const {
   if (!state.step.defined())
     state.step = at::zeros({}, parameter.options().dtype(c10::kFloat).requires_grad(false));
   if (!state.buffers[0].defined())
-    state.buffers[0] = at::full_like(parameter.detach(), own(options).initial_accumulator_value(),
-                                     {}, at::MemoryFormat::Preserve);
+    state.buffers[0] =
+        detail::buffer_like(parameter, dtype).fill_(own(options).initial_accumulator_value());
 }
 
 void Adagrad::call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const {

@@ -5,7 +5,6 @@
 #include <ATen/ops/_fused_adam.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 #include <torch/optim/serialize.h>
 
 namespace halfstep::optim {
@@ -30,13 +29,13 @@ template class AdamFields<AdamWOptions>;
 
 namespace {
 
-void fill_adam_state(FusedState& state, const at::Tensor& parameter, bool amsgrad) {
+void fill_adam_state(FusedState& state, const at::Tensor& parameter, c10::ScalarType dtype,
+                     bool amsgrad) {
   if (!state.step.defined())
     state.step = at::zeros({}, parameter.options().dtype(c10::kFloat).requires_grad(false));
   const std::size_t used = amsgrad ? 3 : 2;
   for (std::size_t i = 0; i < used; ++i) {
-    if (!state.buffers[i].defined())
-      state.buffers[i] = at::zeros_like(parameter.detach(), at::MemoryFormat::Preserve);
+    if (!state.buffers[i].defined()) state.buffers[i] = buffer_like(parameter, dtype);
   }
 }
 
@@ -82,9 +81,10 @@ std::unique_ptr<FusedState> Adam::make_state() const {
   return std::make_unique<AdamParamState>();
 }
 
-void Adam::fill_state(FusedState& state, const at::Tensor& parameter,
+void Adam::fill_state(FusedState& state, const at::Tensor& parameter, c10::ScalarType dtype,
                       const FusedOptions& options) const {
-  detail::fill_adam_state(state, parameter, static_cast<const AdamOptions&>(options).amsgrad());
+  detail::fill_adam_state(state, parameter, dtype,
+                          static_cast<const AdamOptions&>(options).amsgrad());
 }
 
 void Adam::call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const {
@@ -122,9 +122,10 @@ std::unique_ptr<FusedState> AdamW::make_state() const {
   return std::make_unique<AdamParamState>();
 }
 
-void AdamW::fill_state(FusedState& state, const at::Tensor& parameter,
+void AdamW::fill_state(FusedState& state, const at::Tensor& parameter, c10::ScalarType dtype,
                        const FusedOptions& options) const {
-  detail::fill_adam_state(state, parameter, static_cast<const AdamWOptions&>(options).amsgrad());
+  detail::fill_adam_state(state, parameter, dtype,
+                          static_cast<const AdamWOptions&>(options).amsgrad());
 }
 
 void AdamW::call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const {

@@ -92,7 +92,7 @@ class Adam : public FusedOptimizer {
 
  protected:
   std::unique_ptr<FusedState> make_state() const override;
-  void fill_state(FusedState& state, const at::Tensor& parameter,
+  void fill_state(FusedState& state, const at::Tensor& parameter, c10::ScalarType dtype,
                   const FusedOptions& options) const override;
   void call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const override;
   detail::StepRule make_rule(const FusedOptions& options, double step,
@@ -115,7 +115,7 @@ class AdamW : public FusedOptimizer {
 
  protected:
   std::unique_ptr<FusedState> make_state() const override;
-  void fill_state(FusedState& state, const at::Tensor& parameter,
+  void fill_state(FusedState& state, const at::Tensor& parameter, c10::ScalarType dtype,
                   const FusedOptions& options) const override;
   void call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const override;
   detail::StepRule make_rule(const FusedOptions& options, double step,

@@ -4,6 +4,7 @@
 #include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_clamp_max.h>
 #include <ATen/ops/_foreach_clamp_min.h>
+#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/_foreach_div.h>
 #include <ATen/ops/_foreach_sub.h>
 
@@ -16,8 +17,9 @@ struct Call {
   std::size_t group = 0;
   detail::FusedBatch batch;
   std::vector<FusedState*> states;
-  std::vector<at::Tensor> originals;                           // the user's parameters
-  std::vector<std::pair<at::Tensor, at::Tensor>> copies_back;  // to, from
+  std::vector<at::Tensor> originals;           // the user's parameters
+  std::vector<at::Tensor> copy_to, copy_from;  // after the call
+  std::vector<std::size_t> masters;            // indices of parameters that have one
 };
 
 /// The call of these that can take a parameter, or a new one.
@@ -73,7 +75,8 @@ void FusedOptimizer::step_with_aten(const std::vector<detail::StepItem>& items,
   std::vector<Call> calls;
   for (const auto& item : items) {
     if (skips(item.parameter.device())) continue;
-    const auto [state, parameter, gradient, is_first_step] = prepare(item, /*same_dtype=*/true);
+    const auto [state, parameter, gradient, is_first_step, has_master] =
+        prepare(item, /*for_aten=*/true);
     auto& call = find_call(calls, item.group, parameter.tensor, is_first_step);
     call.states.push_back(state);
     call.originals.push_back(item.parameter);
@@ -83,9 +86,15 @@ void FusedOptimizer::step_with_aten(const std::vector<detail::StepItem>& items,
     for (std::size_t i = 0; i < FusedState::kBuffers; ++i) {
       if (state->buffers[i].defined()) call.batch.buffers[i].push_back(state->buffers[i]);
     }
-    if (parameter.is_copy) call.copies_back.emplace_back(item.parameter, parameter.tensor);
+    const auto copy_back = [&call = call](const at::Tensor& to, const at::Tensor& from) {
+      call.copy_to.push_back(to);
+      call.copy_from.push_back(from);
+    };
+    const bool splits = has_master && state->master.scalar_type() == c10::kShort;
+    if (parameter.is_copy && !splits) copy_back(item.parameter, parameter.tensor);
     if (gradient.is_copy && (divisors || settings_.clips_value()))
-      call.copies_back.emplace_back(item.gradient, gradient.tensor);
+      copy_back(item.gradient, gradient.tensor);
+    if (has_master) call.masters.push_back(call.states.size() - 1);
   }
 
   for (auto& call : calls) {
@@ -105,7 +114,13 @@ void FusedOptimizer::step_with_aten(const std::vector<detail::StepItem>& items,
     if (batch.found_inf && !batch.steps.empty())
       at::_foreach_sub_(batch.steps, std::vector<at::Tensor>(batch.steps.size(), *batch.found_inf));
     bump_versions(batch);
-    for (const auto& [to, from] : call.copies_back) to.copy_(from);
+    if (!call.copy_to.empty()) at::_foreach_copy_(call.copy_to, call.copy_from);
+    for (const auto i : call.masters) {
+      auto& state = *call.states[i];
+      if (state.master.scalar_type() == c10::kShort)
+        detail::split_master(batch.parameters[i], call.originals[i], state.master);
+      state.mark = detail::WeightMark(call.originals[i]);
+    }
     for (const auto& parameter : call.originals) write_shadow(parameter);
     if (batch.is_first_step && batch.found_inf && drops_skipped_first_step(options) &&
         batch.found_inf->item<float>() != 0) {

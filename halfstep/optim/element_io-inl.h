@@ -71,6 +71,31 @@ HWY_INLINE void store_bfloat(Floats, Vec value, std::uint16_t* to) {
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(i32, kept)), d16, to);
 }
 
+HWY_INLINE Vec load_split(Floats d, const std::uint16_t* upper, const std::int16_t* remainder) {
+  const hn::Rebind<std::uint16_t, Floats> u16;
+  const hn::Rebind<std::int16_t, Floats> i16;
+  const hn::Rebind<std::uint32_t, Floats> u32;
+  const hn::Rebind<std::int32_t, Floats> i32;
+  const auto high = hn::ShiftLeft<16>(hn::PromoteTo(u32, hn::LoadU(u16, upper)));
+  const auto low = hn::BitCast(u32, hn::PromoteTo(i32, hn::LoadU(i16, remainder)));
+  return hn::BitCast(d, hn::Add(high, low));
+}
+
+// To nearest, from the middle away from zero: so that what remains fits into 16 bits.
+HWY_INLINE void store_split(Floats, Vec value, std::uint16_t* upper, std::int16_t* remainder) {
+  const hn::Rebind<std::uint16_t, Floats> u16;
+  const hn::Rebind<std::int16_t, Floats> i16;
+  const hn::Rebind<std::uint32_t, Floats> u32;
+  const hn::Rebind<std::int32_t, Floats> i32;
+  const auto number = hn::RebindMask(u32, hn::Eq(value, value));
+  const auto bits = hn::BitCast(u32, value);
+  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Set(u32, 0x8000)));
+  const auto high = hn::IfThenElse(number, rounded, hn::Set(u32, 0x7FC0));
+  const auto low = hn::IfThenElseZero(number, hn::Sub(bits, hn::ShiftLeft<16>(rounded)));
+  hn::StoreU(hn::DemoteTo(u16, hn::BitCast(i32, high)), u16, upper);
+  hn::StoreU(hn::DemoteTo(i16, hn::BitCast(i32, low)), i16, remainder);
+}
+
 HWY_INLINE Vec load(Floats d, const void* from, std::int64_t i, Element element) {
   if (HWY_LIKELY(element == Element::float32))
     return hn::LoadU(d, static_cast<const float*>(from) + i);
@@ -100,7 +125,7 @@ HWY_INLINE void for_each_vector(Floats d, const KernelSpan& span, std::int64_t b
   if (i == end) return;
 
   constexpr std::size_t kBytes = 4 * hn::MaxLanes(Floats());
-  HWY_ALIGN char memory[6][kBytes] = {};
+  HWY_ALIGN char memory[7][kBytes] = {};
   const auto rest = static_cast<std::size_t>(end - i);
   KernelSpan padded = span;
   const auto take = [&](int slot, const void* from, Element element) -> void* {
@@ -119,11 +144,13 @@ HWY_INLINE void for_each_vector(Floats d, const KernelSpan& span, std::int64_t b
   padded.gradient = take(0, span.gradient, span.gradient_element);
   padded.parameter = take(1, span.parameter, span.element);
   padded.low = take(2, span.low, span.low_element);
-  for (int b = 0; b < 3; ++b) padded.buffers[b] = take(3 + b, span.buffers[b], span.element);
+  for (int b = 0; b < 3; ++b) padded.buffers[b] = take(3 + b, span.buffers[b], span.buffer_element);
+  padded.remainder = static_cast<std::int16_t*>(take(6, span.remainder, Element::bfloat16));
   body(padded, 0);
   give(1, span.parameter, span.element);
   give(2, span.low, span.low_element);
-  for (int b = 0; b < 3; ++b) give(3 + b, span.buffers[b], span.element);
+  for (int b = 0; b < 3; ++b) give(3 + b, span.buffers[b], span.buffer_element);
+  give(6, span.remainder, Element::bfloat16);
 }
 
 }  // namespace halfstep::optim::detail::HWY_NAMESPACE

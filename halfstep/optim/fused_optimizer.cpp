@@ -43,6 +43,7 @@ void FusedOptimizer::add_param_group(const OptimizerParamGroup& group) {
   for (const auto& parameter : group.params()) {
     HALFSTEP_CHECK_USAGE(parameter.defined(), where_, "parameters must be tensors, but group ",
                          index, " has an undefined one; leave it out");
+    detail::check_master(parameter, settings_.master_weights, where_);
     HALFSTEP_CHECK_USAGE(known.insert(parameter.unsafeGetTensorImpl()).second, where_,
                          "each parameter must be listed once, but one of shape ", parameter.sizes(),
                          " in group ", index, " is listed again; leave the second one out");
@@ -58,8 +59,8 @@ void FusedOptimizer::add_param_group(const OptimizerParamGroup& group) {
     auto& merged = static_cast<FusedOptions&>(*options);
     const auto settings = merged.settings();
     HALFSTEP_CHECK_USAGE(settings == StepSettings() || settings == settings_, where_,
-                         "kernel, clip_norm and clip_value hold for all groups and must be set in "
-                         "the optimizer's defaults, but group ",
+                         "kernel, clip_norm, clip_value, shadow_weights and master_weights hold "
+                         "for all groups and must be set in the optimizer's defaults, but group ",
                          index, " sets other ones; move them there");
     merged.inherit(static_cast<const FusedOptions&>(*defaults_));
     merged.validate(where_);
@@ -91,6 +92,8 @@ at::Tensor FusedOptimizer::step(LossClosure closure) {
   check_factor(grad_scale, "grad_scale", where_);
   check_factor(found_inf, "found_inf", where_);
   const auto items = detail::collect_items(*this, where_);
+  for (const auto& item : items)  // it may have got another dtype since it was added
+    detail::check_master(item.parameter, settings_.master_weights, where_);
   const auto divisor = make_divisor(items);
   checked_.reset();
   std::vector<detail::StepItem> own, aten;
@@ -106,29 +109,39 @@ const FusedOptions& FusedOptimizer::options_of(std::size_t group) const {
 }
 
 bool FusedOptimizer::takes_own_kernel(const detail::StepItem& item) const {
-  const auto dtype = item.parameter.scalar_type();
+  // What ATen's kernels would update.
+  const auto dtype = detail::buffer_dtype(item.parameter.scalar_type(), settings_.master_weights);
   return (settings_.kernel == Kernel::automatic || aten_is_wrong(dtype)) &&
          item.parameter.device().is_cpu() && detail::element_of(item.parameter.scalar_type()) &&
          detail::element_of(item.gradient.scalar_type());
 }
 
-FusedOptimizer::Prepared FusedOptimizer::prepare(const detail::StepItem& item, bool same_dtype) {
+FusedOptimizer::Prepared FusedOptimizer::prepare(const detail::StepItem& item, bool for_aten) {
   const auto& options = options_of(item.group);
-  if (uses_buffers(options) == 0) {  // plain SGD: nothing to keep, so nothing to save
+  const bool masters = has_master(item.parameter);
+  if (uses_buffers(options) == 0 && !masters) {  // plain SGD: nothing to keep, so nothing to save
     if (!stateless_) stateless_ = make_state();
     auto parameter = detail::work_parameter(item.parameter);
-    auto gradient = detail::work_gradient(item.gradient, parameter.tensor, same_dtype);
-    return {stateless_.get(), std::move(parameter), std::move(gradient), false};
+    auto gradient = detail::work_gradient(item.gradient, parameter.tensor, for_aten);
+    return {stateless_.get(), std::move(parameter), std::move(gradient), false, false};
   }
   auto& slot = state_[item.parameter.unsafeGetTensorImpl()];
   if (!slot) slot = make_state();
   auto& state = static_cast<FusedState&>(*slot);
   const bool is_first_step = first_step_differs(options) && !state.buffers[0].defined();
-  auto parameter = detail::work_parameter(item.parameter);
-  auto gradient = detail::work_gradient(item.gradient, parameter.tensor, same_dtype);
-  detail::adopt(state, item.parameter, where_);
-  fill_state(state, parameter.tensor, options);
-  return {&state, std::move(parameter), std::move(gradient), is_first_step};
+  detail::adopt(state, item.parameter, settings_.master_weights, where_);
+  detail::WorkTensor parameter;
+  if (masters) detail::settle_master(state, item.parameter, settings_.master_weights);
+  if (!masters || (settings_.master_weights == MasterWeights::remainder && !for_aten))
+    parameter = detail::work_parameter(item.parameter);
+  else if (settings_.master_weights == MasterWeights::float32)
+    parameter = {state.master, true};
+  else
+    parameter = {detail::join_master(item.parameter, state.master), true};
+  auto gradient = detail::work_gradient(item.gradient, parameter.tensor, for_aten);
+  fill_state(state, parameter.tensor,
+             detail::buffer_dtype(item.parameter.scalar_type(), settings_.master_weights), options);
+  return {&state, std::move(parameter), std::move(gradient), is_first_step, masters};
 }
 
 std::optional<FoundInfs> FusedOptimizer::check_gradients() {
@@ -209,7 +222,8 @@ void FusedOptimizer::load_with(const std::function<void()>& read) {
       for (const auto& parameter : group.params()) {
         const auto found = state_.find(parameter.unsafeGetTensorImpl());
         if (found != state_.end())
-          detail::adopt(static_cast<FusedState&>(*found->second), parameter, where_);
+          detail::adopt(static_cast<FusedState&>(*found->second), parameter,
+                        settings_.master_weights, where_);
       }
     }
   } catch (...) {

@@ -1,13 +1,14 @@
 #pragma once
 #include "halfstep/autocast/shadow_weights.h"
+#include "halfstep/optim/fused_batch.h"
 #include "halfstep/optim/fused_options.h"
 #include "halfstep/optim/fused_state.h"
 #include "halfstep/optim/layout.h"
+#include "halfstep/optim/master_weights.h"
 #include "halfstep/optim/step_item.h"
 #include "halfstep/optim/step_kernels.h"
 #include "halfstep/scaling/takes_grad_scale.h"
 
-#include <array>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -17,19 +18,6 @@
 #include <torch/optim/optimizer.h>
 
 namespace halfstep::optim {
-
-namespace detail {
-
-/// What one call of a fused kernel takes: parameters of one group, device and dtype, dense and laid
-/// out alike.
-struct FusedBatch {
-  std::vector<at::Tensor> parameters, gradients, steps;
-  std::array<std::vector<at::Tensor>, FusedState::kBuffers> buffers;
-  bool is_first_step = false;
-  std::optional<at::Tensor> grad_scale, found_inf;  // on the batch's device
-};
-
-}  // namespace detail
 
 /// Base of Adam, AdamW, SGD and Adagrad of this namespace: torch::optim::Optimizer subclasses whose
 /// `step` is made by fused kernels, for parameters in float32, float64, bfloat16 and float16 on CPU
@@ -83,6 +71,11 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   void keep_shadow_weights(c10::ScalarType dtype);
   bool keeps_shadow_weights() const { return settings_.shadow_weights.has_value(); }
 
+  /// The float32 master of a parameter, to be read only; see MasterWeights. Undefined before the
+  /// parameter's first step and where it has none. Does not sync. With MasterWeights::remainder it
+  /// is made for each call.
+  at::Tensor master_of(const at::Tensor& parameter) const;
+
   /// The copy autocast takes in place of `parameter`; undefined where none is kept.
   at::Tensor shadow_of(const at::Tensor& parameter) const;
 
@@ -93,8 +86,9 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
 
   virtual std::unique_ptr<FusedState> make_state() const = 0;
 
-  /// Makes the tensors that `state` lacks for a step with these options. `parameter` is dense.
-  virtual void fill_state(FusedState& state, const at::Tensor& parameter,
+  /// Makes the tensors that `state` lacks for a step with these options: buffers of `dtype` in the
+  /// layout of `parameter`, which is dense.
+  virtual void fill_state(FusedState& state, const at::Tensor& parameter, c10::ScalarType dtype,
                           const FusedOptions& options) const = 0;
 
   /// One step of ATen's kernel. `batch.steps` have been incremented.
@@ -135,11 +129,13 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
     float factor = 1;                  // one over it; right where everything lies on the CPU
   };
 
-  /// One parameter made ready for a kernel.
+  /// One parameter made ready for a kernel: what that updates is the parameter, its float32 master,
+  /// or a copy of either.
   struct Prepared {
     FusedState* state;
-    detail::WorkTensor parameter, gradient;
+    detail::WorkTensor parameter, gradient;  // a copy: has yet to be written to the user's
     bool is_first_step;
+    bool has_master;
   };
 
   /// What check_gradients saw, to be used by the step that follows at once.
@@ -156,7 +152,8 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   };
 
   const FusedOptions& options_of(std::size_t group) const;
-  Prepared prepare(const detail::StepItem& item, bool same_dtype);
+  Prepared prepare(const detail::StepItem& item, bool for_aten);
+  bool has_master(const at::Tensor& parameter) const;
   bool takes_own_kernel(const detail::StepItem& item) const;
   Divisor make_divisor(const std::vector<detail::StepItem>& items);
   at::Tensor norm_of(const std::vector<detail::StepItem>& items);

@@ -1,5 +1,6 @@
 #pragma once
 #include "halfstep/core/error.h"
+#include "halfstep/optim/master_weights.h"
 
 #include <limits>
 #include <memory>
@@ -29,6 +30,7 @@ struct StepSettings {
   Kernel kernel = Kernel::automatic;
   double clip_norm = kNone, clip_value = kNone;
   std::optional<c10::ScalarType> shadow_weights;
+  MasterWeights master_weights = MasterWeights::none;
   bool clips_norm() const { return clip_norm < kNone; }
   bool clips_value() const { return clip_value < kNone; }
   bool operator==(const StepSettings&) const = default;
@@ -143,6 +145,12 @@ class OptionsOf : public FusedOptions {
   /// kernels in the same pass. 2 bytes a parameter. Default: none.
   Derived& shadow_weights(c10::ScalarType dtype) {
     settings_.shadow_weights = dtype;
+    return self();
+  }
+  /// Keeps float32 masters of the bfloat16 and float16 parameters; see MasterWeights. Default:
+  /// none.
+  Derived& master_weights(MasterWeights value) {
+    settings_.master_weights = value;
     return self();
   }
   StepSettings settings() const override { return settings_; }

@@ -1,4 +1,7 @@
 #pragma once
+#include "halfstep/optim/master_weights.h"
+#include "halfstep/optim/weight_mark.h"
+
 #include <array>
 #include <memory>
 
@@ -13,13 +16,18 @@ namespace halfstep::optim {
 ///
 /// `step` counts the steps taken: 0-dim float32 on the parameter's device, as in Python's fused
 /// optimizers. The buffers have the parameter's shape, dtype and layout; where the parameter is not
-/// dense in memory, the layout of `empty_like(parameter)`.
+/// dense in memory, the layout of `empty_like(parameter)`. With MasterWeights they are float32, and
+/// `master` is the float32 master or its int16 remainder, in that layout too; saved as "master".
 class FusedState : public torch::optim::OptimizerParamState {
  public:
   static constexpr std::size_t kBuffers = 3;
 
   at::Tensor step;
   std::array<at::Tensor, kBuffers> buffers;
+  at::Tensor master;
+
+  /// The parameter as the last step left it. Not saved.
+  detail::WeightMark mark;
 
   /// Names of the buffers in archives; nullptr from the first one that is not used.
   virtual std::array<const char*, kBuffers> buffer_names() const = 0;
@@ -33,10 +41,14 @@ class FusedState : public torch::optim::OptimizerParamState {
 
 namespace detail {
 
+/// Zeros of this dtype in the layout of `parameter`, which is dense.
+at::Tensor buffer_like(const at::Tensor& parameter, c10::ScalarType dtype);
+
 /// Brings a state that was loaded, or put in by hand, onto the parameter's device and into its
-/// dtype and layout; leaves alone what fits. Throws UsageError for a buffer of another shape;
-/// `where` opens the message.
-void adopt(FusedState& state, const at::Tensor& parameter, const char* where);
+/// layout, the buffers into the dtype for this kind of master; leaves alone what fits. Drops a
+/// master where none is wanted; one of another kind stays for settle_master. Throws UsageError for
+/// another shape or a master that is none; `where` opens the message.
+void adopt(FusedState& state, const at::Tensor& parameter, MasterWeights kind, const char* where);
 
 }  // namespace detail
 

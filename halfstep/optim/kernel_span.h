@@ -11,9 +11,13 @@ enum class Element : std::uint8_t { float32, bfloat16, float16 };
 struct KernelSpan {
   void* parameter = nullptr;
   const void* gradient = nullptr;
-  std::array<void*, 3> buffers{};  // of the parameter's type; nullptr where not used
+  std::array<void*, 3> buffers{};  // nullptr where not used
   void* low = nullptr;             // gets the new parameter, rounded; nullptr: nobody wants it
+  // Not nullptr: the parameter, in bfloat16, is the upper half of a float32, rounded, and this what
+  // remains in the lower one.
+  std::int16_t* remainder = nullptr;
   Element element = Element::float32;
+  Element buffer_element = Element::float32;
   Element gradient_element = Element::float32;
   Element low_element = Element::bfloat16;
   std::int64_t size = 0;

@@ -6,8 +6,12 @@
 namespace halfstep::optim::detail {
 
 at::Tensor empty_work_tensor(const at::Tensor& parameter) {
+  return empty_work_tensor(parameter, parameter.scalar_type());
+}
+
+at::Tensor empty_work_tensor(const at::Tensor& parameter, c10::ScalarType dtype) {
   // Preserve: the parameter's strides where they are dense, else a dense order near them.
-  return at::empty_like(parameter.detach(), at::MemoryFormat::Preserve);
+  return at::empty_like(parameter.detach(), dtype, {}, {}, {}, at::MemoryFormat::Preserve);
 }
 
 bool same_layout(const at::Tensor& left, const at::Tensor& right) {

@@ -9,6 +9,9 @@ namespace halfstep::optim::detail {
 /// strides where these are dense.
 at::Tensor empty_work_tensor(const at::Tensor& parameter);
 
+/// The same in another dtype.
+at::Tensor empty_work_tensor(const at::Tensor& parameter, c10::ScalarType dtype);
+
 /// Equal shapes, and equal strides wherever a stride matters.
 bool same_layout(const at::Tensor& left, const at::Tensor& right);
 

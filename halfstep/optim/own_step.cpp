@@ -4,6 +4,24 @@
 
 namespace halfstep::optim {
 
+namespace {
+
+/// A float32 master is the span's parameter already; the user's is then written in the same pass,
+/// where it is laid out alike.
+void use_master(const at::Tensor& master, const at::Tensor& parameter, detail::KernelSpan& span,
+                detail::WorkTensor& work) {
+  span.buffer_element = detail::Element::float32;
+  if (master.scalar_type() == c10::kShort) {
+    span.remainder = master.mutable_data_ptr<std::int16_t>();
+  } else if (parameter.is_non_overlapping_and_dense() && detail::same_layout(parameter, master)) {
+    span.low = parameter.mutable_data_ptr();
+    span.low_element = *detail::element_of(parameter.scalar_type());
+    work.is_copy = false;
+  }
+}
+
+}  // namespace
+
 void FusedOptimizer::step_with_own(const std::vector<detail::StepItem>& items,
                                    const Divisor& divisor) {
   if (items.empty()) return;
@@ -22,7 +40,7 @@ void FusedOptimizer::step_with_own(const std::vector<detail::StepItem>& items,
   tasks.reserve(items.size());
   for (const auto& item : items) {
     const auto& options = options_of(item.group);
-    const auto& ready = prepared.emplace_back(prepare(item, /*same_dtype=*/false));
+    auto& ready = prepared.emplace_back(prepare(item, /*for_aten=*/false));
     double step = 0;
     if (ready.state->step.defined()) {
       step = ready.state->step.mutable_data_ptr<float>()[0] += 1;
@@ -35,8 +53,10 @@ void FusedOptimizer::step_with_own(const std::vector<detail::StepItem>& items,
     detail::set_gradient(span, ready.gradient.tensor);
     span.element = *detail::element_of(ready.parameter.tensor.scalar_type());
     span.parameter = ready.parameter.tensor.mutable_data_ptr();
+    span.buffer_element = span.element;
     for (std::size_t i = 0; i < uses_buffers(options); ++i)
       span.buffers[i] = ready.state->buffers[i].mutable_data_ptr();
+    if (ready.has_master) use_master(ready.state->master, item.parameter, span, ready.parameter);
     const auto shadow = shadows_.find(item.parameter.unsafeGetTensorImpl());
     if (shadow != shadows_.end() &&
         detail::same_layout(shadow->second.copy(), ready.parameter.tensor)) {
@@ -55,6 +75,7 @@ void FusedOptimizer::step_with_own(const std::vector<detail::StepItem>& items,
     for (const auto& buffer : ready.state->buffers) {
       if (buffer.defined()) detail::bump_version(buffer);
     }
+    if (ready.has_master) detail::bump_version(ready.state->master);
     if (ready.parameter.is_copy)
       items[i].parameter.copy_(ready.parameter.tensor);
     else
@@ -63,6 +84,7 @@ void FusedOptimizer::step_with_own(const std::vector<detail::StepItem>& items,
       written[i]->weights->written(written[i]->index);
     else
       write_shadow(items[i].parameter);
+    if (ready.has_master) ready.state->mark = detail::WeightMark(items[i].parameter);
   }
 }
 

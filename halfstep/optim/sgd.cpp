@@ -4,7 +4,6 @@
 #include "halfstep/core/libtorch.h"
 
 #include <ATen/ops/_fused_sgd.h>
-#include <ATen/ops/zeros_like.h>
 #include <torch/optim/serialize.h>
 
 namespace halfstep::optim {
@@ -37,11 +36,11 @@ std::unique_ptr<FusedState> SGD::make_state() const {
   return std::make_unique<SGDParamState>();
 }
 
-void SGD::fill_state(FusedState& state, const at::Tensor& parameter,
+void SGD::fill_state(FusedState& state, const at::Tensor& parameter, c10::ScalarType dtype,
                      const FusedOptions& options) const {
   // Zeros, not uninitialised memory: on CUDA a skipped first step leaves them in place.
   if (own(options).momentum() != 0 && !state.buffers[0].defined())
-    state.buffers[0] = at::zeros_like(parameter.detach(), at::MemoryFormat::Preserve);
+    state.buffers[0] = detail::buffer_like(parameter, dtype);
 }
 
 void SGD::call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const {

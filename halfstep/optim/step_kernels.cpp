@@ -37,7 +37,15 @@ class GradientReader {
   bool clips_;
 };
 
+HWY_INLINE Vec load_parameter(Floats d, const KernelSpan& span, std::int64_t i) {
+  if (HWY_LIKELY(span.remainder == nullptr)) return load(d, span.parameter, i, span.element);
+  return load_split(d, static_cast<const std::uint16_t*>(span.parameter) + i, span.remainder + i);
+}
+
 HWY_INLINE void store_parameter(Floats d, Vec value, const KernelSpan& span, std::int64_t i) {
+  if (HWY_UNLIKELY(span.remainder != nullptr))
+    return store_split(d, value, static_cast<std::uint16_t*>(span.parameter) + i,
+                       span.remainder + i);
   store(d, value, span.parameter, i, span.element);
   if (span.low != nullptr) store(d, value, span.low, i, span.low_element);
 }
@@ -51,19 +59,19 @@ void AdamSpan(const KernelSpan& whole, const GradientRule& gradient_rule, const 
   const auto rate = hn::Set(d, rule.rate), eps = hn::Set(d, rule.eps);
   const auto decay = hn::Set(d, rule.decay), shrink = hn::Set(d, rule.shrink);
   for_each_vector(d, whole, begin, end, [&](const KernelSpan& span, std::int64_t i) {
-    auto parameter = load(d, span.parameter, i, span.element);
+    auto parameter = load_parameter(d, span, i);
     const auto gradient = hn::MulAdd(decay, parameter, gradient_of(span, i));
     parameter = hn::Mul(parameter, shrink);
-    const auto average =
-        hn::MulAdd(beta1, load(d, span.buffers[0], i, span.element), hn::Mul(rest1, gradient));
-    auto square = hn::MulAdd(beta2, load(d, span.buffers[1], i, span.element),
+    const auto average = hn::MulAdd(beta1, load(d, span.buffers[0], i, span.buffer_element),
+                                    hn::Mul(rest1, gradient));
+    auto square = hn::MulAdd(beta2, load(d, span.buffers[1], i, span.buffer_element),
                              hn::Mul(hn::Mul(rest2, gradient), gradient));
-    store(d, average, span.buffers[0], i, span.element);
-    store(d, square, span.buffers[1], i, span.element);
+    store(d, average, span.buffers[0], i, span.buffer_element);
+    store(d, square, span.buffers[1], i, span.buffer_element);
     if (span.buffers[2] != nullptr) {
-      const auto largest = load(d, span.buffers[2], i, span.element);
+      const auto largest = load(d, span.buffers[2], i, span.buffer_element);
       square = hn::IfThenElse(hn::Ge(largest, square), largest, square);  // a NaN square stays
-      store(d, square, span.buffers[2], i, span.element);
+      store(d, square, span.buffers[2], i, span.buffer_element);
     }
     // The division first: rate times a tiny average could fall below float32's range.
     const auto step = hn::Div(average, hn::Add(hn::Sqrt(square), eps));
@@ -78,14 +86,14 @@ void SgdSpan(const KernelSpan& whole, const GradientRule& gradient_rule, const S
   const auto rate = hn::Set(d, rule.rate), decay = hn::Set(d, rule.decay);
   const auto momentum = hn::Set(d, rule.momentum), fresh = hn::Set(d, rule.one_minus_dampening);
   for_each_vector(d, whole, begin, end, [&](const KernelSpan& span, std::int64_t i) {
-    const auto parameter = load(d, span.parameter, i, span.element);
+    const auto parameter = load_parameter(d, span, i);
     auto direction = hn::MulAdd(decay, parameter, gradient_of(span, i));
     if (span.buffers[0] != nullptr) {
       auto buffer = direction;
       if (!rule.is_first_step)
-        buffer = hn::MulAdd(momentum, load(d, span.buffers[0], i, span.element),
+        buffer = hn::MulAdd(momentum, load(d, span.buffers[0], i, span.buffer_element),
                             hn::Mul(fresh, direction));
-      store(d, buffer, span.buffers[0], i, span.element);
+      store(d, buffer, span.buffers[0], i, span.buffer_element);
       direction = rule.nesterov ? hn::MulAdd(momentum, buffer, direction) : buffer;
     }
     store_parameter(d, hn::NegMulAdd(rate, direction, parameter), span, i);
@@ -99,10 +107,11 @@ void AdagradSpan(const KernelSpan& whole, const GradientRule& gradient_rule,
   const auto rate = hn::Set(d, rule.rate), eps = hn::Set(d, rule.eps);
   const auto decay = hn::Set(d, rule.decay);
   for_each_vector(d, whole, begin, end, [&](const KernelSpan& span, std::int64_t i) {
-    const auto parameter = load(d, span.parameter, i, span.element);
+    const auto parameter = load_parameter(d, span, i);
     const auto gradient = hn::MulAdd(decay, parameter, gradient_of(span, i));
-    const auto sum = hn::MulAdd(gradient, gradient, load(d, span.buffers[0], i, span.element));
-    store(d, sum, span.buffers[0], i, span.element);
+    const auto sum =
+        hn::MulAdd(gradient, gradient, load(d, span.buffers[0], i, span.buffer_element));
+    store(d, sum, span.buffers[0], i, span.buffer_element);
     const auto step = hn::Div(gradient, hn::Add(hn::Sqrt(sum), eps));
     store_parameter(d, hn::NegMulAdd(rate, step, parameter), span, i);
   });

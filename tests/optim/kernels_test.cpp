@@ -120,6 +120,7 @@ struct Memory {
     optim::detail::set_gradient(span, gradient.inner);
     span.parameter = parameter.inner.mutable_data_ptr();
     span.element = *optim::detail::element_of(parameter.inner.scalar_type());
+    span.buffer_element = span.element;
     for (int i = 0; i < used_buffers; ++i) span.buffers[i] = buffers[i].inner.mutable_data_ptr();
     span.low = low.inner.mutable_data_ptr();
     return result;
