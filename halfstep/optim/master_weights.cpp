@@ -98,7 +98,7 @@ void settle_master(FusedState& state, const at::Tensor& weight, MasterWeights ki
     master = in_layout_of(weight, remainder_of(master, weight));
   } else {
     master = state.mark.is_set() ? at::zeros_like(master, at::MemoryFormat::Preserve)
-                                 : without_nonsense(master, weight);
+                                 : in_layout_of(weight, without_nonsense(master, weight));
   }
   state.mark = WeightMark(weight);
 }

@@ -1,6 +1,7 @@
 // Our own CPU kernels against the exact step in float64, for every kind of CPU they are compiled
 // for.
 #include "halfstep/optim/gradient_kernels.h"
+#include "halfstep/optim/master_weights.h"
 #include "halfstep/optim/span_of.h"
 #include "halfstep/optim/step_kernels.h"
 
@@ -321,6 +322,105 @@ TEST(Kernels, LowCopiesAreRoundedAsLibTorchRounds) {
       expect_same_bits(finite_bits, torch::where(parameter.isnan(), 0, expected));
       EXPECT_TRUE(low.isnan().equal(parameter.isnan()));
     }
+  });
+}
+
+namespace {
+
+std::vector<int32_t> bits_of(const at::Tensor& floats) {
+  std::vector<int32_t> bits(static_cast<size_t>(floats.numel()));
+  std::memcpy(bits.data(), floats.contiguous().const_data_ptr(), 4 * bits.size());
+  return bits;
+}
+
+}  // namespace
+
+TEST(Kernels, ASplitParameterIsTheFloat32OneToTheBit) {
+  on_each_target([] {
+    for (const auto gradient_dtype : kDtypes) {
+      for (const auto size : kSizes) {
+        SCOPED_TRACE(c10::str("gradient ", gradient_dtype, ", size ", size));
+        Memory whole(size, torch::kFloat, gradient_dtype, 4), split = whole;
+        for (auto* guarded :
+             {&split.gradient, &split.buffers[0], &split.buffers[1], &split.buffers[2], &split.low})
+          *guarded = Guarded(guarded->inner);
+        // The bfloat16 numbers, moved off by less than half a unit in their last place.
+        const auto upper = values(size, torch::kBFloat16, 4);
+        const auto lower = torch::randint(0, 0x8000, {size}, torch::kShort);
+        auto task = split.task(3);
+        Guarded high(upper), remainder(lower);
+        task.span.parameter = high.inner.mutable_data_ptr();
+        task.span.element = Element::bfloat16;
+        task.span.remainder = remainder.inner.mutable_data_ptr<int16_t>();
+        task.span.low = nullptr;
+        auto control = whole.task(3);
+        for (int64_t i = 0; i < size; ++i) {
+          const auto bits = (int32_t(upper.const_data_ptr<at::BFloat16>()[i].x) << 16) +
+                            lower.const_data_ptr<int16_t>()[i];
+          std::memcpy(whole.parameter.inner.mutable_data_ptr<float>() + i, &bits, 4);
+        }
+        task.gradient = control.gradient = {0.125F, INFINITY};
+        for (const optim::detail::StepRule& rule :
+             {optim::detail::StepRule(AdamRule{0.9F, 0.1F, 0.99F, 0.01F, 0.01F, 1e-8F, 0.1F, 0.9F}),
+              {SgdRule{0.1F, 0.9F, 1, 0.1F, true, false}},
+              {AdagradRule{0.01F, 1e-8F, 0.1F}}}) {
+          task.rule = control.rule = rule;
+          for (auto* memory : {&whole, &split}) memory->buffers[0].inner.abs_();  // Adagrad's sums
+          run_step({task, control});
+          EXPECT_FALSE(whole.parameter.inner.isnan().any().item<bool>());
+          const auto expected = bits_of(whole.parameter.inner);
+          for (int64_t i = 0; i < size; ++i) {
+            const auto weight = high.inner.const_data_ptr<at::BFloat16>()[i].x;
+            const auto rest = remainder.inner.const_data_ptr<int16_t>()[i];
+            EXPECT_EQ((uint32_t(weight) << 16) + uint32_t(int32_t(rest)),
+                      uint32_t(expected[size_t(i)]))
+                << i;
+            EXPECT_EQ(weight, (uint32_t(expected[size_t(i)]) + 0x8000) >> 16) << i;
+          }
+          for (int b = 0; b < 3; ++b)
+            expect_same_bits(split.buffers[b].inner, whole.buffers[b].inner);
+        }
+        split.expect_marks();
+        high.expect_marks();
+        remainder.expect_marks();
+      }
+    }
+  });
+}
+
+TEST(Kernels, AnyNumberComesBackFromItsHalves) {
+  on_each_target([] {
+    std::vector<float> numbers{0.0F,   -0.0F,   INFINITY,      -INFINITY,
+                               NAN,    -NAN,    3.4028235e38F, -3.4028235e38F,
+                               1e-45F, -1e-45F, 1.00390625F,   1.01171875F};
+    std::mt19937 random(1);
+    for (int i = 0; i < 5000; ++i) {
+      const uint32_t bits = random();
+      float number = 0;
+      std::memcpy(&number, &bits, 4);
+      numbers.push_back(number);
+    }
+    // A step of -1 times the gradient, from zero.
+    const auto gradient = torch::tensor(numbers);
+    const auto upper = torch::zeros_like(gradient, torch::kBFloat16);
+    const auto remainder = torch::zeros_like(gradient, torch::kShort);
+    StepTask task;
+    optim::detail::set_gradient(task.span, gradient);
+    task.span.parameter = upper.mutable_data_ptr();
+    task.span.element = Element::bfloat16;
+    task.span.remainder = remainder.mutable_data_ptr<int16_t>();
+    task.rule = SgdRule{-1, 0, 1, 0, false, false};
+    run_step({task});
+    const auto nan = gradient.isnan();
+    const auto back = optim::detail::join_master(upper, remainder);
+    expect_same_bits(back.masked_fill(nan, 0), (gradient + 0).masked_fill(nan, 0));
+    EXPECT_TRUE(back.isnan().equal(nan));
+    // ATen's ops for other devices split alike.
+    const auto upper_too = torch::zeros_like(upper), remainder_too = torch::zeros_like(remainder);
+    optim::detail::split_master(gradient + 0, upper_too, remainder_too);
+    expect_same_bits(upper_too.view(torch::kShort), upper.view(torch::kShort));
+    expect_same_bits(remainder_too, remainder);
+    expect_same_bits(optim::detail::join_master(upper_too, remainder_too), back);
   });
 }
 

@@ -27,20 +27,24 @@ Options adagrad() {
 }  // namespace
 
 OptimizerPtr make_fused(const std::string& name, std::vector<at::Tensor> parameters, bool maximize,
-                        optim::Kernel kernel) {
+                        optim::Kernel kernel, optim::MasterWeights masters) {
   using namespace halfstep::optim;
   if (name == "Adam")
-    return std::make_unique<Adam>(std::move(parameters),
-                                  adam_like<AdamOptions>().maximize(maximize).kernel(kernel));
+    return std::make_unique<Adam>(
+        std::move(parameters),
+        adam_like<AdamOptions>().maximize(maximize).kernel(kernel).master_weights(masters));
   if (name == "AdamW")
-    return std::make_unique<AdamW>(std::move(parameters),
-                                   adam_like<AdamWOptions>().maximize(maximize).kernel(kernel));
+    return std::make_unique<AdamW>(
+        std::move(parameters),
+        adam_like<AdamWOptions>().maximize(maximize).kernel(kernel).master_weights(masters));
   if (name == "SGD")
-    return std::make_unique<SGD>(std::move(parameters),
-                                 sgd<SGDOptions>().maximize(maximize).kernel(kernel));
+    return std::make_unique<SGD>(
+        std::move(parameters),
+        sgd<SGDOptions>().maximize(maximize).kernel(kernel).master_weights(masters));
   if (name == "Adagrad")
-    return std::make_unique<Adagrad>(std::move(parameters),
-                                     adagrad<AdagradOptions>().maximize(maximize).kernel(kernel));
+    return std::make_unique<Adagrad>(
+        std::move(parameters),
+        adagrad<AdagradOptions>().maximize(maximize).kernel(kernel).master_weights(masters));
   throw std::invalid_argument(name);
 }
 
