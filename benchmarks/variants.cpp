@@ -8,8 +8,12 @@
 #include <utility>
 
 #include <ATen/ops/cross_entropy_loss.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/embedding.h>
+#include <torch/nn/modules/normalization.h>
 #include <torch/optim/adam.h>
 #include <torch/types.h>
+#include <torch/utils.h>
 
 namespace halfstep::benchmarks {
 namespace {
@@ -55,6 +59,27 @@ Step with_bfloat16_gradients(std::shared_ptr<train::Model> network, Batch batch,
   return with_shadow_weights(std::move(network), std::move(batch), autocast);
 }
 
+// In bfloat16: the weights that autocast would cast. Norms and embeddings stay in float32, as the
+// sums of the residual stream do; so the first loss is that of the other variants.
+void make_matrices_bfloat16(torch::nn::Module& network) {
+  const torch::NoGradGuard no_grad;
+  for (const auto& module : network.modules()) {
+    if (module->as<torch::nn::BatchNorm2d>() || module->as<torch::nn::LayerNorm>() ||
+        module->as<torch::nn::Embedding>())
+      continue;
+    for (auto& parameter : module->parameters(/*recurse=*/false))
+      parameter.set_data(parameter.to(at::kBFloat16));
+  }
+}
+
+template <optim::MasterWeights kind>
+Step with_masters(std::shared_ptr<train::Model> network, Batch batch, bool autocast) {
+  make_matrices_bfloat16(*network);
+  auto optimizer = std::make_shared<optim::Adam>(
+      network->parameters(), optim::AdamOptions(learning_rate).master_weights(kind));
+  return raw_loop(std::move(network), std::move(batch), autocast, std::move(optimizer));
+}
+
 }  // namespace
 
 const std::vector<Variant>& variants() {
@@ -66,6 +91,10 @@ const std::vector<Variant>& variants() {
       {"halfstep::optim::Adam, shadows", false, false, adam, with_shadow_weights},
       {"halfstep::optim::Adam, shadows, bf16 gradients", false, false, adam,
        with_bfloat16_gradients},
+      {"halfstep::optim::Adam, masters", false, false, adam,
+       with_masters<optim::MasterWeights::float32>},
+      {"halfstep::optim::Adam, masters as remainders", false, false, adam,
+       with_masters<optim::MasterWeights::remainder>},
       {adam_channels_last, true, true, "", with_fused_adam},
       {"halfstep::optim::Adam, channels_last, shadows, bf16 gradients", true, true,
        adam_channels_last, with_bfloat16_gradients},

@@ -35,6 +35,10 @@ namespace halfstep::optim {
 /// 3 of its largest term (CPUs without fused multiply-add: 4), and has the same bits for any layout
 /// and number of threads. float64 parameters always go to ATen.
 ///
+/// Float32 masters of 16-bit parameters (the option master_weights) are what both kernels step, so
+/// all of this holds for them; our CPU kernels write the parameter in the same pass, ATen's take a
+/// float32 copy of the gradient, and of a master kept as remainder, for as long as the step runs.
+///
 /// Parameters, gradients and state may have any strides, gradients any of these dtypes. Parameters
 /// without gradient are left alone. What the kernels write gets a new version, and the autocast
 /// cache is cleared, so neither autograd nor a region of Autocast goes on with old weights.

@@ -27,6 +27,10 @@ namespace {
 
 constexpr Kernel kKernels[] = {Kernel::automatic, Kernel::aten};
 constexpr MasterWeights kKinds[] = {MasterWeights::float32, MasterWeights::remainder};
+constexpr std::pair<MasterWeights, c10::ScalarType> kKindsAndDtypes[] = {
+    {MasterWeights::float32, torch::kBFloat16},
+    {MasterWeights::float32, torch::kHalf},
+    {MasterWeights::remainder, torch::kBFloat16}};
 
 std::string name_of(const std::string& name, Kernel kernel, MasterWeights kind) {
   return c10::str(name, kernel == Kernel::aten ? ", ATen" : ", own",
@@ -110,9 +114,7 @@ HALFSTEP_ON_EACH_DEVICE(Masters);
 TEST_P(Masters, AreTheRunOfFloat32Parameters) {
   for (const auto& name : kFusedClasses) {
     for (const auto kernel : kKernels) {
-      for (const auto& [kind, dtype] : {std::pair(MasterWeights::float32, torch::kBFloat16),
-                                        {MasterWeights::float32, torch::kHalf},
-                                        {MasterWeights::remainder, torch::kBFloat16}}) {
+      for (const auto& [kind, dtype] : kKindsAndDtypes) {
         SCOPED_TRACE(c10::str(name_of(name, kernel, kind), ", ", dtype));
         const bool maximize = dtype == torch::kHalf;
         const auto low = weights(dtype);
@@ -175,9 +177,9 @@ TEST_P(Masters, OfPlainSgdAndBesideFloat32Parameters) {
 TEST_P(Masters, UnderAGradScaler) {
   for (const auto& name : kFusedClasses) {
     for (const auto kernel : kKernels) {
-      for (const auto kind : kKinds) {
-        SCOPED_TRACE(name_of(name, kernel, kind));
-        const auto low = weights();
+      for (const auto& [kind, dtype] : kKindsAndDtypes) {
+        SCOPED_TRACE(c10::str(name_of(name, kernel, kind), ", ", dtype));
+        const auto low = weights(dtype);
         std::vector<at::Tensor> full;
         for (const auto& weight : low) full.push_back(float32_twin(weight));
         const auto ours = make_fused(name, {low[0], low[1]}, false, kernel, kind);
@@ -197,7 +199,7 @@ TEST_P(Masters, UnderAGradScaler) {
           const bool overflow = step % 4 == 0;  // the first step too
           std::vector<at::Tensor> goals;
           for (const auto& weight : low)
-            goals.push_back(torch::randn(weight.sizes(), here()).to(torch::kFloat));
+            goals.push_back(torch::randn(weight.sizes(), here(dtype)).to(torch::kFloat));
           if (overflow) goals[2].view(-1)[1] = std::numeric_limits<float>::infinity();
           const auto run = [&](const std::vector<at::Tensor>& parameters, GradScaler& with,
                                torch::optim::Optimizer& optimizer) {
@@ -213,7 +215,7 @@ TEST_P(Masters, UnderAGradScaler) {
           std::vector<at::Tensor> before;
           for (const auto& weight : low) before.push_back(weight.detach().clone());
           skipped += run(low, scaler, *ours) ? 0 : 1;
-          EXPECT_EQ(low[0].grad().scalar_type(), torch::kBFloat16);
+          EXPECT_EQ(low[0].grad().scalar_type(), dtype);
           run(full, control, *theirs);
           for (size_t i = 0; i < low.size(); ++i) {
             if (overflow)

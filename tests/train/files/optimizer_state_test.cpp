@@ -1,6 +1,7 @@
 #include "halfstep/train/files/optimizer_state.h"
 
 #include "halfstep/core/error.h"
+#include "halfstep/optim/adam.h"
 #include "halfstep/train/files/module_state.h"
 
 #include <limits>
@@ -129,6 +130,7 @@ struct Kind {
   bool one_group;
   const char* field;  // of the state, to see that there is some
   Factory make;
+  c10::ScalarType dtype = torch::kFloat;
 };
 
 template <class Optimizer, class Options>
@@ -150,6 +152,14 @@ const std::vector<Kind>& kinds() {
            optim::LBFGSOptions(0.5).max_iter(4).history_size(3).line_search_fn("strong_wolfe"))},
       {"Odd", false, "history.1",
        [](const Groups& groups) { return std::make_unique<Odd>(groups); }},
+      {"masters", false, "master",
+       factory<halfstep::optim::Adam>(halfstep::optim::AdamOptions(1e-3).master_weights(
+           halfstep::optim::MasterWeights::float32)),
+       torch::kHalf},
+      {"masters as remainders", false, "master",
+       factory<halfstep::optim::Adam>(halfstep::optim::AdamOptions(1e-3).master_weights(
+           halfstep::optim::MasterWeights::remainder)),
+       torch::kBFloat16},
   };
   return all;
 }
@@ -163,8 +173,8 @@ struct Training {
     torch::manual_seed(1);
     for (auto& parameter : net->parameters())
       parameter.set_data(torch::randn(parameter.sizes()).mul_(0.3));
-    net->to(device);
-    input = torch::linspace(-1, 1, 48).view({8, 6}).to(device);
+    net->to(device, kind.dtype);
+    input = torch::linspace(-1, 1, 48).view({8, 6}).to(device, kind.dtype);
     auto parameters = net->parameters();
     Groups groups;
     if (kind.one_group) {
