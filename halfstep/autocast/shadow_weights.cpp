@@ -85,7 +85,8 @@ at::Tensor stand_in(const at::Tensor& argument, c10::DeviceType device_type) {
   auto& entry = found->second;
   if (weight.device().type() != device_type ||
       entry.copy.scalar_type() != at::autocast::get_autocast_dtype(device_type) ||
-      weight._version() != entry.version || weight.const_data_ptr() != entry.address)
+      entry.copy.device() != weight.device() || weight._version() != entry.version ||
+      weight.const_data_ptr() != entry.address)
     return {};
   const bool transposed = view && is_transpose(argument, weight);
   if (view && !transposed) return {};

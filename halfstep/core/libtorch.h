@@ -25,8 +25,8 @@ Ptr make_node(Args&&... args) {
   }
 }
 
-/// True where ATen's fused SGD on the CPU leaves most elements of a 16-bit parameter as they were
-/// (PyTorch issue 191763; right in 2.15).
-inline constexpr bool kAtenSgdSkips16Bit = TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 15;
+/// True where ATen's fused CPU kernels are wrong for 16-bit parameters: SGD's leaves most elements
+/// as they were (PyTorch issue 191763), Adagrad's rounds eps to the dtype. Right in 2.15.
+inline constexpr bool kFused16BitIsWrong = TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 15;
 
 }  // namespace halfstep::detail

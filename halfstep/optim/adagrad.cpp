@@ -1,5 +1,8 @@
 #include "halfstep/optim/adagrad.h"
 
+#include "halfstep/core/dtype.h"
+#include "halfstep/core/libtorch.h"
+
 #include <ATen/ops/_fused_adagrad.h>
 #include <ATen/ops/zeros.h>
 #include <torch/optim/serialize.h>
@@ -59,6 +62,10 @@ detail::StepRule Adagrad::make_rule(const FusedOptions& options, double step, bo
 
 std::size_t Adagrad::uses_buffers(const FusedOptions&) const {
   return 1;
+}
+
+bool Adagrad::aten_is_wrong(c10::ScalarType dtype) const {
+  return halfstep::detail::kFused16BitIsWrong && is_low_precision(dtype);
 }
 
 float Adagrad::direction(const FusedOptions& options) const {

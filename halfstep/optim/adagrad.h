@@ -49,7 +49,7 @@ class AdagradParamState : public FusedState {
   }
 };
 
-/// Adagrad with the fused kernels; see FusedOptimizer. The same results as Python's
+/// Adagrad with the fused kernels; see FusedOptimizer. With Kernel::aten the same bits as Python's
 /// torch.optim.Adagrad(fused=True), but each group has an initial_accumulator_value of its own
 /// (Difference from Python), and state is made at a parameter's first step, not before.
 ///
@@ -72,6 +72,7 @@ class Adagrad : public FusedOptimizer {
   detail::StepRule make_rule(const FusedOptions& options, double step,
                              bool is_first_step) const override;
   std::size_t uses_buffers(const FusedOptions& options) const override;
+  bool aten_is_wrong(c10::ScalarType dtype) const override;
   float direction(const FusedOptions& options) const override;
 };
 

@@ -76,7 +76,7 @@ class AdamParamState : public FusedState {
   }
 };
 
-/// Adam with the fused kernels; see FusedOptimizer. The same results as Python's
+/// Adam with the fused kernels; see FusedOptimizer. With Kernel::aten the same bits as Python's
 /// torch.optim.Adam(fused=True).
 ///
 ///   halfstep::optim::Adam adam(net->parameters(), halfstep::optim::AdamOptions(1e-3));
@@ -101,7 +101,7 @@ class Adam : public FusedOptimizer {
   float direction(const FusedOptions& options) const override;
 };
 
-/// AdamW with the fused kernels; see FusedOptimizer. The same results as Python's
+/// AdamW with the fused kernels; see FusedOptimizer. With Kernel::aten the same bits as Python's
 /// torch.optim.AdamW(fused=True).
 class AdamW : public FusedOptimizer {
  public:

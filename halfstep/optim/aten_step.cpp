@@ -1,12 +1,13 @@
+#include "halfstep/optim/clip_grad.h"
 #include "halfstep/optim/fused_optimizer.h"
 #include "halfstep/scaling/device_copies.h"
 
+#include <ATen/MemoryOverlap.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/_foreach_add.h>
-#include <ATen/ops/_foreach_clamp_max.h>
-#include <ATen/ops/_foreach_clamp_min.h>
 #include <ATen/ops/_foreach_copy.h>
-#include <ATen/ops/_foreach_div.h>
 #include <ATen/ops/_foreach_sub.h>
+#include <ATen/ops/clamp.h>
 
 namespace halfstep::optim {
 
@@ -37,6 +38,12 @@ Call& find_call(std::vector<Call>& calls, std::size_t group, const at::Tensor& p
   return call;
 }
 
+void clip_values(const detail::FusedBatch& batch, double limit) {
+  if (!batch.grad_scale) return detail::clamp_(batch.gradients, limit);
+  const auto scaled = *batch.grad_scale * limit;
+  for (auto gradient : batch.gradients) gradient.clamp_(-scaled, scaled);
+}
+
 void add_to_steps(const std::vector<at::Tensor>& steps) {
   if (steps.empty()) return;
   if (!steps.front().device().is_cpu()) return at::_foreach_add_(steps, 1);
@@ -57,26 +64,15 @@ void bump_versions(const detail::FusedBatch& batch) {
 
 }  // namespace
 
-void FusedOptimizer::step_with_aten(const std::vector<detail::StepItem>& items,
-                                    const Divisor& divisor) {
-  if (items.empty()) return;
+void FusedOptimizer::step_with_aten(const std::vector<Prepared>& work, const Divisor& divisor) {
+  if (work.empty()) return;
   std::optional<halfstep::detail::DeviceCopies> divisors, flags;
   if (divisor.tensor) divisors.emplace(*divisor.tensor);
   // Flags of several devices may have been added up, but the kernels skip at exactly 1.
   if (found_inf) flags.emplace(found_inf->clamp_max(1));
-  // On the CPU the flag is read here, so a skipped step touches nothing at all.
-  std::optional<bool> cpu_skips;
-  const auto skips = [&](c10::Device device) {
-    if (!flags || !device.is_cpu()) return false;
-    if (!cpu_skips) cpu_skips = flags->get(device).const_data_ptr<float>()[0] != 0;
-    return *cpu_skips;
-  };
 
   std::vector<Call> calls;
-  for (const auto& item : items) {
-    if (skips(item.parameter.device())) continue;
-    const auto [state, parameter, gradient, is_first_step, has_master] =
-        prepare(item, /*for_aten=*/true);
+  for (const auto& [item, state, parameter, gradient, is_first_step, has_master] : work) {
     auto& call = find_call(calls, item.group, parameter.tensor, is_first_step);
     call.states.push_back(state);
     call.originals.push_back(item.parameter);
@@ -92,7 +88,9 @@ void FusedOptimizer::step_with_aten(const std::vector<detail::StepItem>& items,
     };
     const bool splits = has_master && state->master.scalar_type() == c10::kShort;
     if (parameter.is_copy && !splits) copy_back(item.parameter, parameter.tensor);
-    if (gradient.is_copy && (divisors || settings_.clips_value()))
+    // An expanded gradient has no room for its elements.
+    if (gradient.is_copy && (divisors || settings_.clips_value()) &&
+        at::has_internal_overlap(item.gradient) != at::MemOverlap::Yes)
       copy_back(item.gradient, gradient.tensor);
     if (has_master) call.masters.push_back(call.states.size() - 1);
   }
@@ -103,12 +101,8 @@ void FusedOptimizer::step_with_aten(const std::vector<detail::StepItem>& items,
     const auto device = batch.parameters.front().device();
     if (divisors) batch.grad_scale = divisors->get(device);
     if (flags && !device.is_cpu()) batch.found_inf = flags->get(device);
-    if (settings_.clips_value()) {  // the kernels can't, so it comes before
-      if (divisors) at::_foreach_div_(batch.gradients, *batch.grad_scale);
-      batch.grad_scale.reset();
-      at::_foreach_clamp_min_(batch.gradients, -settings_.clip_value);
-      at::_foreach_clamp_max_(batch.gradients, settings_.clip_value);
-    }
+    // The kernels can't. Limited as they are, scaled: unscaled, float16 gradients would fade to 0.
+    if (settings_.clips_value()) clip_values(batch, settings_.clip_value);
     add_to_steps(batch.steps);
     call_aten(batch, options);
     if (batch.found_inf && !batch.steps.empty())

@@ -38,7 +38,7 @@ std::vector<std::vector<at::Tensor>> by_device_and_dtype(const std::vector<at::T
   return groups;
 }
 
-void multiply_(const std::vector<at::Tensor>& group, float factor) {
+void multiply_(const std::vector<at::Tensor>& group, double factor) {
   const auto& first = group.front();
   if (first.scalar_type() != c10::kHalf || !first.is_cpu()) return at::_foreach_mul_(group, factor);
   // ATen would round the factor to float16, where a small one is 0.
@@ -74,8 +74,8 @@ void check_limit(double value, const char* name, const char* where) {
                        "; 1.0 is usual");
 }
 
-float clip_factor(float norm, double max_norm) {
-  const float factor = static_cast<float>(max_norm) / (norm + 1e-6F);
+double clip_factor(double norm, double max_norm) {
+  const double factor = max_norm / (norm + 1e-6);
   return factor >= 1 ? 1 : factor;
 }
 
@@ -112,7 +112,7 @@ at::Tensor total_norm(const std::vector<at::Tensor>& gradients) {
     spans.push_back(span);
   }
   const double squares = sum_of_squares(spans);
-  if (others.empty()) return at::scalar_tensor(std::sqrt(squares), at::TensorOptions(c10::kFloat));
+  if (others.empty()) return at::scalar_tensor(std::sqrt(squares), at::TensorOptions(c10::kDouble));
   at::Tensor sum;
   auto groups = by_device_and_dtype(others);
   std::stable_partition(groups.begin(), groups.end(),
@@ -123,7 +123,7 @@ at::Tensor total_norm(const std::vector<at::Tensor>& gradients) {
     const auto part = at::stack(at::_foreach_norm(group, 2, dtype)).to(c10::kDouble).square().sum();
     sum = sum.defined() ? sum + part.to(sum.device()) : part;
   }
-  return (sum + squares).sqrt().to(c10::kFloat);
+  return (sum + squares).sqrt();
 }
 
 }  // namespace detail
@@ -134,20 +134,20 @@ at::Tensor clip_grad_norm_(const std::vector<at::Tensor>& parameters, double max
   detail::check_limit(max_norm, "max_norm", where);
   const c10::NoGradGuard no_grad;
   const auto gradients = gradients_of(parameters, where);
-  auto norm = detail::total_norm(gradients);
-  HALFSTEP_CHECK_USAGE(!error_if_nonfinite || std::isfinite(norm.item<float>()), where,
-                       "the norm of the gradients must be finite, but is ", norm.item<float>(),
+  const auto norm = detail::total_norm(gradients);
+  HALFSTEP_CHECK_USAGE(!error_if_nonfinite || std::isfinite(norm.item<double>()), where,
+                       "the norm of the gradients must be finite, but is ", norm.item<double>(),
                        "; skip this step (a GradScaler does), or set error_if_nonfinite to false");
   if (norm.device().is_cpu()) {
-    const float factor = detail::clip_factor(norm.const_data_ptr<float>()[0], max_norm);
-    if (factor == 1) return norm;
+    const double factor = detail::clip_factor(norm.const_data_ptr<double>()[0], max_norm);
+    if (factor == 1) return norm.to(c10::kFloat);
     for (const auto& group : by_device_and_dtype(gradients)) multiply_(group, factor);
-    return norm;
+    return norm.to(c10::kFloat);
   }
-  const auto factor = detail::clip_factor(norm, max_norm);
+  const auto factor = detail::clip_factor(norm, max_norm).to(c10::kFloat);
   for (const auto& group : by_device_and_dtype(gradients))
     at::_foreach_mul_(group, factor.to(group.front().device()));
-  return norm;
+  return norm.to(c10::kFloat);
 }
 
 at::Tensor clip_grad_norm_(const torch::optim::Optimizer& optimizer, double max_norm,

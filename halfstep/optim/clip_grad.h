@@ -33,11 +33,11 @@ namespace detail {
 /// clip_grad_value_ for gradients of one device and dtype.
 void clamp_(at::TensorList tensors, double limit);
 
-/// The norm of all `gradients` together, as above; 0 for none.
+/// The norm of all `gradients` together, as above but in float64; 0 for none.
 at::Tensor total_norm(const std::vector<at::Tensor>& gradients);
 
 /// `max_norm / (norm + 1e-6)`, at most 1; NaN for a NaN.
-float clip_factor(float norm, double max_norm);
+double clip_factor(double norm, double max_norm);
 at::Tensor clip_factor(const at::Tensor& norm, double max_norm);
 
 void check_limit(double value, const char* name, const char* where);

@@ -7,9 +7,11 @@
 #include "halfstep/optim/span_of.h"
 #include "halfstep/scaling/device_copies.h"
 
+#include <algorithm>
 #include <cmath>
 #include <typeinfo>
 #include <unordered_set>
+#include <utility>
 
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/scalar_tensor.h>
@@ -43,6 +45,10 @@ void FusedOptimizer::add_param_group(const OptimizerParamGroup& group) {
   for (const auto& parameter : group.params()) {
     HALFSTEP_CHECK_USAGE(parameter.defined(), where_, "parameters must be tensors, but group ",
                          index, " has an undefined one; leave it out");
+    HALFSTEP_CHECK_USAGE(parameter.is_leaf(), where_,
+                         "parameters must be leaves, but one of shape ", parameter.sizes(),
+                         " in group ", index,
+                         " was computed from others; pass what it was computed from");
     detail::check_master(parameter, settings_.master_weights, where_);
     HALFSTEP_CHECK_USAGE(known.insert(parameter.unsafeGetTensorImpl()).second, where_,
                          "each parameter must be listed once, but one of shape ", parameter.sizes(),
@@ -58,7 +64,9 @@ void FusedOptimizer::add_param_group(const OptimizerParamGroup& group) {
     options = given.clone();
     auto& merged = static_cast<FusedOptions&>(*options);
     const auto settings = merged.settings();
-    HALFSTEP_CHECK_USAGE(settings == StepSettings() || settings == settings_, where_,
+    // Not settings_: keep_shadow_weights may have changed it since.
+    const auto wanted = static_cast<const FusedOptions&>(*defaults_).settings();
+    HALFSTEP_CHECK_USAGE(settings == StepSettings() || settings == wanted, where_,
                          "kernel, clip_norm, clip_value, shadow_weights and master_weights hold "
                          "for all groups and must be set in the optimizer's defaults, but group ",
                          index, " sets other ones; move them there");
@@ -80,11 +88,23 @@ void check_factor(const std::optional<at::Tensor>& tensor, const char* name, con
       name, " must be a float32 tensor of one element, but is not; let GradScaler::step set it");
 }
 
+bool has_cpu_item(const std::vector<detail::StepItem>& items) {
+  return std::any_of(items.begin(), items.end(),
+                     [](const auto& item) { return item.parameter.device().is_cpu(); });
+}
+
+// Syncs where the tensor is on a GPU.
+double read_on_cpu(const at::Tensor& tensor) {
+  return halfstep::detail::to_device(tensor, c10::kCPU).const_data_ptr<float>()[0];
+}
+
 }  // namespace
 
 at::Tensor FusedOptimizer::step(LossClosure closure) {
+  auto checked = std::exchange(checked_, std::nullopt);
   at::Tensor loss;
   if (closure) {
+    checked.reset();
     const at::AutoGradMode with_gradients(true);
     loss = closure();
   }
@@ -94,10 +114,16 @@ at::Tensor FusedOptimizer::step(LossClosure closure) {
   const auto items = detail::collect_items(*this, where_);
   for (const auto& item : items)  // it may have got another dtype since it was added
     detail::check_master(item.parameter, settings_.master_weights, where_);
-  const auto divisor = make_divisor(items);
-  checked_.reset();
-  std::vector<detail::StepItem> own, aten;
-  for (const auto& item : items) (takes_own_kernel(item) ? own : aten).push_back(item);
+  // On the CPU the flag is read here, so a skipped step touches nothing at all.
+  const bool cpu_skips = found_inf && has_cpu_item(items) && read_on_cpu(*found_inf) != 0;
+  const auto divisor = make_divisor(items, checked);
+  // All are made ready before the first is changed: this may throw.
+  std::vector<Prepared> own, aten;
+  for (const auto& item : items) {
+    if (cpu_skips && item.parameter.device().is_cpu()) continue;
+    const bool is_own = takes_own_kernel(item);
+    (is_own ? own : aten).push_back(prepare(item, !is_own));
+  }
   step_with_own(own, divisor);
   step_with_aten(aten, divisor);
   halfstep::detail::clear_cast_cache();
@@ -113,8 +139,16 @@ bool FusedOptimizer::takes_own_kernel(const detail::StepItem& item) const {
   const auto dtype = detail::buffer_dtype(item.parameter.scalar_type(), settings_.master_weights);
   return (settings_.kernel == Kernel::automatic || aten_is_wrong(dtype)) &&
          item.parameter.device().is_cpu() && detail::element_of(item.parameter.scalar_type()) &&
-         detail::element_of(item.gradient.scalar_type());
+         (detail::element_of(item.gradient.scalar_type()) || aten_is_wrong(dtype));
 }
+
+namespace {
+detail::WorkTensor work_gradient(const at::Tensor& gradient, const at::Tensor& layout,
+                                 bool for_aten) {
+  const bool readable = for_aten || detail::element_of(gradient.scalar_type());
+  return detail::work_gradient(readable ? gradient : gradient.to(c10::kFloat), layout, for_aten);
+}
+}  // namespace
 
 FusedOptimizer::Prepared FusedOptimizer::prepare(const detail::StepItem& item, bool for_aten) {
   const auto& options = options_of(item.group);
@@ -122,8 +156,8 @@ FusedOptimizer::Prepared FusedOptimizer::prepare(const detail::StepItem& item, b
   if (uses_buffers(options) == 0 && !masters) {  // plain SGD: nothing to keep, so nothing to save
     if (!stateless_) stateless_ = make_state();
     auto parameter = detail::work_parameter(item.parameter);
-    auto gradient = detail::work_gradient(item.gradient, parameter.tensor, for_aten);
-    return {stateless_.get(), std::move(parameter), std::move(gradient), false, false};
+    auto gradient = work_gradient(item.gradient, parameter.tensor, for_aten);
+    return {item, stateless_.get(), std::move(parameter), std::move(gradient), false, false};
   }
   auto& slot = state_[item.parameter.unsafeGetTensorImpl()];
   if (!slot) slot = make_state();
@@ -138,10 +172,10 @@ FusedOptimizer::Prepared FusedOptimizer::prepare(const detail::StepItem& item, b
     parameter = {state.master, true};
   else
     parameter = {detail::join_master(item.parameter, state.master), true};
-  auto gradient = detail::work_gradient(item.gradient, parameter.tensor, for_aten);
+  auto gradient = work_gradient(item.gradient, parameter.tensor, for_aten);
   fill_state(state, parameter.tensor,
              detail::buffer_dtype(item.parameter.scalar_type(), settings_.master_weights), options);
-  return {&state, std::move(parameter), std::move(gradient), is_first_step, masters};
+  return {item, &state, std::move(parameter), std::move(gradient), is_first_step, masters};
 }
 
 std::optional<FoundInfs> FusedOptimizer::check_gradients() {
@@ -149,7 +183,8 @@ std::optional<FoundInfs> FusedOptimizer::check_gradients() {
   const auto items = detail::collect_items(*this, where_);
   std::vector<detail::KernelSpan> spans;
   for (const auto& item : items) {
-    if (!takes_own_kernel(item) || !item.gradient.is_non_overlapping_and_dense())
+    if (!takes_own_kernel(item) || !detail::element_of(item.gradient.scalar_type()) ||
+        !item.gradient.is_non_overlapping_and_dense())
       return std::nullopt;
     detail::set_gradient(spans.emplace_back(), item.gradient);
   }
@@ -160,9 +195,9 @@ std::optional<FoundInfs> FusedOptimizer::check_gradients() {
     checked_.emplace();
     checked_->norm = norm_of(items);
     for (const auto& item : items)
-      checked_->gradients.emplace_back(item.gradient.unsafeGetTensorImpl(),
+      checked_->gradients.emplace_back(item.gradient,
                                        item.gradient.is_inference() ? 0 : item.gradient._version());
-    found = !std::isfinite(checked_->norm.const_data_ptr<float>()[0]);
+    found = !std::isfinite(checked_->norm.const_data_ptr<double>()[0]);
   } else {
     found = detail::any_nonfinite(spans);
   }
@@ -177,36 +212,36 @@ at::Tensor FusedOptimizer::norm_of(const std::vector<detail::StepItem>& items) {
   return detail::total_norm(gradients);
 }
 
-FusedOptimizer::Divisor FusedOptimizer::make_divisor(const std::vector<detail::StepItem>& items) {
+FusedOptimizer::Divisor FusedOptimizer::make_divisor(const std::vector<detail::StepItem>& items,
+                                                     const std::optional<Checked>& checked) {
   Divisor divisor{grad_scale};
   const bool scale_on_cpu = !grad_scale || grad_scale->device().is_cpu();
   // By way of float64, as GradScaler makes its inverse.
-  if (grad_scale && scale_on_cpu)
-    divisor.factor = static_cast<float>(1.0 / double(grad_scale->const_data_ptr<float>()[0]));
+  double inverse = grad_scale && scale_on_cpu ? 1 / read_on_cpu(*grad_scale) : 1;
+  divisor.factor = static_cast<float>(inverse);
   if (!settings_.clips_norm()) return divisor;
 
-  bool fresh = checked_ && checked_->gradients.size() == items.size();
+  bool fresh = checked && checked->gradients.size() == items.size();
   for (std::size_t i = 0; fresh && i < items.size(); ++i) {
-    const auto& [impl, version] = checked_->gradients[i];
-    fresh = impl == items[i].gradient.unsafeGetTensorImpl() &&
-            (items[i].gradient.is_inference() || version == items[i].gradient._version());
+    const auto& [gradient, version] = checked->gradients[i];
+    fresh = gradient.is_same(items[i].gradient) &&
+            (gradient.is_inference() || version == gradient._version());
   }
-  const auto scaled_norm = fresh ? checked_->norm : norm_of(items);
-  if (scaled_norm.device().is_cpu() && scale_on_cpu) {
-    const float norm = scaled_norm.const_data_ptr<float>()[0] * divisor.factor;
-    const float clip = detail::clip_factor(norm, settings_.clip_norm);
+  const auto scaled_norm = fresh ? checked->norm : norm_of(items);
+  if (scaled_norm.device().is_cpu()) {
+    if (!scale_on_cpu) inverse = 1 / read_on_cpu(*grad_scale);
+    const double norm = scaled_norm.const_data_ptr<double>()[0] * inverse;
+    inverse *= detail::clip_factor(norm, settings_.clip_norm);
     grad_norm_ = at::scalar_tensor(norm, at::TensorOptions(c10::kFloat));
-    divisor.factor *= clip;
-    divisor.tensor = at::scalar_tensor(1.0 / double(divisor.factor), grad_norm_.options());
+    divisor.factor = static_cast<float>(inverse);
+    divisor.tensor = at::scalar_tensor(1 / inverse, grad_norm_.options());
     return divisor;
   }
-  grad_norm_ = scaled_norm;
-  if (grad_scale)
-    grad_norm_ = scaled_norm / halfstep::detail::to_device(*grad_scale, scaled_norm.device());
-  const auto clip = detail::clip_factor(grad_norm_, settings_.clip_norm);
-  divisor.tensor =
-      (grad_scale ? halfstep::detail::to_device(*grad_scale, clip.device()) : at::ones_like(clip)) /
-      clip;
+  const auto scale = grad_scale ? halfstep::detail::to_device(*grad_scale, scaled_norm.device())
+                                : at::ones_like(scaled_norm);
+  const auto norm = scaled_norm / scale;
+  grad_norm_ = norm.to(c10::kFloat);
+  divisor.tensor = (scale / detail::clip_factor(norm, settings_.clip_norm)).to(c10::kFloat);
   return divisor;
 }
 

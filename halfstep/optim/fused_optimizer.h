@@ -32,8 +32,8 @@ namespace halfstep::optim {
 /// that checks the gradients and takes their norm and one that unscales, clips and updates,
 /// whatever the number of tensors. They compute in float32: a parameter that a step moves by at
 /// most half of itself is within 2 units in the last place of the exact step, anything else within
-/// 3 of its largest term (CPUs without fused multiply-add: 4), and has the same bits for any layout
-/// and number of threads. float64 parameters always go to ATen.
+/// 3 of its largest term (CPUs without fused multiply-add: 4), and has the same bits for any number
+/// of threads and, without clip_norm, any layout. float64 parameters and gradients go to ATen.
 ///
 /// Float32 masters of 16-bit parameters (the option master_weights) are what both kernels step, so
 /// all of this holds for them; our CPU kernels write the parameter in the same pass, ATen's take a
@@ -67,12 +67,16 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   std::optional<FoundInfs> check_gradients() override;
 
   /// The norm of the unscaled gradients at the last step, before clipping: 0-dim float32; undefined
-  /// without clip_norm. inf or NaN where that step was skipped. Does not sync.
+  /// without clip_norm. inf or NaN where these gradients overflowed. Does not sync.
   const at::Tensor& grad_norm() const { return grad_norm_; }
 
   /// As the option shadow_weights, from now on, for optimizers that somebody else made. Throws
-  /// UsageError where copies are kept already, by this optimizer or other ShadowWeights.
+  /// UsageError where copies are kept already, by this optimizer or other ShadowWeights. A
+  /// parameter that is moved to another device afterwards is cast again; make the optimizer after
+  /// moving.
   void keep_shadow_weights(c10::ScalarType dtype);
+  /// Keeps none from now on.
+  void drop_shadow_weights();
   bool keeps_shadow_weights() const { return settings_.shadow_weights.has_value(); }
 
   /// The float32 master of a parameter, to be read only; see MasterWeights. Undefined before the
@@ -136,6 +140,7 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   /// One parameter made ready for a kernel: what that updates is the parameter, its float32 master,
   /// or a copy of either.
   struct Prepared {
+    detail::StepItem item;
     FusedState* state;
     detail::WorkTensor parameter, gradient;  // a copy: has yet to be written to the user's
     bool is_first_step;
@@ -144,8 +149,8 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
 
   /// What check_gradients saw, to be used by the step that follows at once.
   struct Checked {
-    std::vector<std::pair<const c10::TensorImpl*, int64_t>> gradients;  // and their versions
-    at::Tensor norm;                                                    // as they are: scaled
+    std::vector<std::pair<at::Tensor, int64_t>> gradients;  // and their versions
+    at::Tensor norm;                                        // as they are, scaled: 0-dim float64
   };
 
   /// Where a parameter's copy is.
@@ -159,10 +164,11 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   Prepared prepare(const detail::StepItem& item, bool for_aten);
   bool has_master(const at::Tensor& parameter) const;
   bool takes_own_kernel(const detail::StepItem& item) const;
-  Divisor make_divisor(const std::vector<detail::StepItem>& items);
+  Divisor make_divisor(const std::vector<detail::StepItem>& items,
+                       const std::optional<Checked>& checked);
   at::Tensor norm_of(const std::vector<detail::StepItem>& items);
-  void step_with_aten(const std::vector<detail::StepItem>& items, const Divisor& divisor);
-  void step_with_own(const std::vector<detail::StepItem>& items, const Divisor& divisor);
+  void step_with_aten(const std::vector<Prepared>& work, const Divisor& divisor);
+  void step_with_own(std::vector<Prepared>& work, const Divisor& divisor);
   void make_shadows(const std::vector<at::Tensor>& parameters);
   void write_shadow(const at::Tensor& parameter) const;
 

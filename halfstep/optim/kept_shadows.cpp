@@ -11,11 +11,15 @@ void FusedOptimizer::keep_shadow_weights(c10::ScalarType dtype) {
   try {
     for (const auto& group : param_groups_) make_shadows(group.params());
   } catch (...) {
-    settings_.shadow_weights.reset();
-    shadows_.clear();
-    shadow_weights_.clear();
+    drop_shadow_weights();
     throw;
   }
+}
+
+void FusedOptimizer::drop_shadow_weights() {
+  settings_.shadow_weights.reset();
+  shadows_.clear();
+  shadow_weights_.clear();
 }
 
 at::Tensor FusedOptimizer::shadow_of(const at::Tensor& parameter) const {
@@ -39,7 +43,10 @@ void FusedOptimizer::write_shadow(const at::Tensor& parameter) const {
   const auto found = shadows_.find(parameter.unsafeGetTensorImpl());
   if (found == shadows_.end()) return;
   const auto& [weights, index] = found->second;
-  weights->copy(index).copy_(parameter);
+  const auto& copy = weights->copy(index);
+  // A parameter that was moved to another device since: autocast casts it.
+  if (copy.device() != parameter.device()) return;
+  copy.copy_(parameter);
   weights->written(index);
 }
 

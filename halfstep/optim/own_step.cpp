@@ -1,6 +1,5 @@
 #include "halfstep/optim/fused_optimizer.h"
 #include "halfstep/optim/span_of.h"
-#include "halfstep/scaling/device_copies.h"
 
 namespace halfstep::optim {
 
@@ -22,25 +21,19 @@ void use_master(const at::Tensor& master, const at::Tensor& parameter, detail::K
 
 }  // namespace
 
-void FusedOptimizer::step_with_own(const std::vector<detail::StepItem>& items,
-                                   const Divisor& divisor) {
-  if (items.empty()) return;
-  if (found_inf) {
-    const auto flag = halfstep::detail::to_device(*found_inf, c10::kCPU);
-    if (flag.const_data_ptr<float>()[0] != 0) return;
-  }
+void FusedOptimizer::step_with_own(std::vector<Prepared>& work, const Divisor& divisor) {
+  if (work.empty()) return;
   auto factor = divisor.factor;
   if (divisor.tensor && !divisor.tensor->device().is_cpu())
     factor = static_cast<float>(1.0 / divisor.tensor->item<double>());
 
-  std::vector<Prepared> prepared;
   std::vector<detail::StepTask> tasks;
-  std::vector<const Shadow*> written(items.size());  // in the same pass
-  prepared.reserve(items.size());
-  tasks.reserve(items.size());
-  for (const auto& item : items) {
-    const auto& options = options_of(item.group);
-    auto& ready = prepared.emplace_back(prepare(item, /*for_aten=*/false));
+  std::vector<const Shadow*> written;  // in the same pass
+  tasks.reserve(work.size());
+  written.reserve(work.size());
+  for (auto& ready : work) {
+    const auto& parameter = ready.item.parameter;
+    const auto& options = options_of(ready.item.group);
     double step = 0;
     if (ready.state->step.defined()) {
       step = ready.state->step.mutable_data_ptr<float>()[0] += 1;
@@ -56,35 +49,37 @@ void FusedOptimizer::step_with_own(const std::vector<detail::StepItem>& items,
     span.buffer_element = span.element;
     for (std::size_t i = 0; i < uses_buffers(options); ++i)
       span.buffers[i] = ready.state->buffers[i].mutable_data_ptr();
-    if (ready.has_master) use_master(ready.state->master, item.parameter, span, ready.parameter);
-    const auto shadow = shadows_.find(item.parameter.unsafeGetTensorImpl());
-    if (shadow != shadows_.end() &&
-        detail::same_layout(shadow->second.copy(), ready.parameter.tensor)) {
+    if (ready.has_master) use_master(ready.state->master, parameter, span, ready.parameter);
+    const auto shadow = shadows_.find(parameter.unsafeGetTensorImpl());
+    const bool fits = shadow != shadows_.end() && shadow->second.copy().is_cpu() &&
+                      detail::same_layout(shadow->second.copy(), ready.parameter.tensor);
+    written.push_back(fits ? &shadow->second : nullptr);
+    if (fits) {
       const auto& copy = shadow->second.copy();
       span.low = copy.mutable_data_ptr();
       span.low_element = *detail::element_of(copy.scalar_type());
-      written[prepared.size() - 1] = &shadow->second;
     }
     tasks.push_back(std::move(task));
   }
 
   detail::run_step(tasks);
 
-  for (std::size_t i = 0; i < items.size(); ++i) {
-    const auto& ready = prepared[i];
+  for (std::size_t i = 0; i < work.size(); ++i) {
+    const auto& ready = work[i];
+    const auto& parameter = ready.item.parameter;
     for (const auto& buffer : ready.state->buffers) {
       if (buffer.defined()) detail::bump_version(buffer);
     }
     if (ready.has_master) detail::bump_version(ready.state->master);
     if (ready.parameter.is_copy)
-      items[i].parameter.copy_(ready.parameter.tensor);
+      parameter.copy_(ready.parameter.tensor);
     else
-      detail::bump_version(items[i].parameter);
+      detail::bump_version(parameter);
     if (written[i] != nullptr)
       written[i]->weights->written(written[i]->index);
     else
-      write_shadow(items[i].parameter);
-    if (ready.has_master) ready.state->mark = detail::WeightMark(items[i].parameter);
+      write_shadow(parameter);
+    if (ready.has_master) ready.state->mark = detail::WeightMark(parameter);
   }
 }
 

@@ -66,7 +66,7 @@ std::size_t SGD::uses_buffers(const FusedOptions& options) const {
 }
 
 bool SGD::aten_is_wrong(c10::ScalarType dtype) const {
-  return halfstep::detail::kAtenSgdSkips16Bit && is_low_precision(dtype);
+  return halfstep::detail::kFused16BitIsWrong && is_low_precision(dtype);
 }
 
 float SGD::direction(const FusedOptions& options) const {

@@ -55,7 +55,7 @@ class SGDParamState : public FusedState {
   }
 };
 
-/// SGD with the fused kernels; see FusedOptimizer. The same results as Python's
+/// SGD with the fused kernels; see FusedOptimizer. With Kernel::aten the same bits as Python's
 /// torch.optim.SGD(fused=True).
 ///
 /// Each parameter's momentum starts as its first gradient, also where others began earlier

@@ -42,6 +42,11 @@ HWY_INLINE Vec load_parameter(Floats d, const KernelSpan& span, std::int64_t i) 
   return load_split(d, static_cast<const std::uint16_t*>(span.parameter) + i, span.remainder + i);
 }
 
+// Without decay nothing is added: 0 times an infinite parameter is NaN.
+HWY_INLINE Vec decayed(bool decays, Vec decay, Vec parameter, Vec gradient) {
+  return decays ? hn::MulAdd(decay, parameter, gradient) : gradient;
+}
+
 HWY_INLINE void store_parameter(Floats d, Vec value, const KernelSpan& span, std::int64_t i) {
   if (HWY_UNLIKELY(span.remainder != nullptr))
     return store_split(d, value, static_cast<std::uint16_t*>(span.parameter) + i,
@@ -58,9 +63,10 @@ void AdamSpan(const KernelSpan& whole, const GradientRule& gradient_rule, const 
   const auto beta2 = hn::Set(d, rule.beta2), rest2 = hn::Set(d, rule.one_minus_beta2);
   const auto rate = hn::Set(d, rule.rate), eps = hn::Set(d, rule.eps);
   const auto decay = hn::Set(d, rule.decay), shrink = hn::Set(d, rule.shrink);
+  const bool decays = rule.decay != 0;
   for_each_vector(d, whole, begin, end, [&](const KernelSpan& span, std::int64_t i) {
     auto parameter = load_parameter(d, span, i);
-    const auto gradient = hn::MulAdd(decay, parameter, gradient_of(span, i));
+    const auto gradient = decayed(decays, decay, parameter, gradient_of(span, i));
     parameter = hn::Mul(parameter, shrink);
     const auto average = hn::MulAdd(beta1, load(d, span.buffers[0], i, span.buffer_element),
                                     hn::Mul(rest1, gradient));
@@ -84,10 +90,11 @@ void SgdSpan(const KernelSpan& whole, const GradientRule& gradient_rule, const S
   const Floats d;
   const GradientReader gradient_of(d, gradient_rule);
   const auto rate = hn::Set(d, rule.rate), decay = hn::Set(d, rule.decay);
+  const bool decays = rule.decay != 0;
   const auto momentum = hn::Set(d, rule.momentum), fresh = hn::Set(d, rule.one_minus_dampening);
   for_each_vector(d, whole, begin, end, [&](const KernelSpan& span, std::int64_t i) {
     const auto parameter = load_parameter(d, span, i);
-    auto direction = hn::MulAdd(decay, parameter, gradient_of(span, i));
+    auto direction = decayed(decays, decay, parameter, gradient_of(span, i));
     if (span.buffers[0] != nullptr) {
       auto buffer = direction;
       if (!rule.is_first_step)
@@ -106,9 +113,10 @@ void AdagradSpan(const KernelSpan& whole, const GradientRule& gradient_rule,
   const GradientReader gradient_of(d, gradient_rule);
   const auto rate = hn::Set(d, rule.rate), eps = hn::Set(d, rule.eps);
   const auto decay = hn::Set(d, rule.decay);
+  const bool decays = rule.decay != 0;
   for_each_vector(d, whole, begin, end, [&](const KernelSpan& span, std::int64_t i) {
     const auto parameter = load_parameter(d, span, i);
-    const auto gradient = hn::MulAdd(decay, parameter, gradient_of(span, i));
+    const auto gradient = decayed(decays, decay, parameter, gradient_of(span, i));
     const auto sum =
         hn::MulAdd(gradient, gradient, load(d, span.buffers[0], i, span.buffer_element));
     store(d, sum, span.buffers[0], i, span.buffer_element);

@@ -112,6 +112,40 @@ TEST_P(Clip, Float16GradientsOfAnyRange) {
   EXPECT_NEAR(p.grad()[0].item<float>(), 5e-4, 2e-6) << "the factor is no float16";
 }
 
+TEST_P(Clip, FiniteGradientsWhoseNormIsNoFloat32AreNoOverflow) {
+  if (!device().is_cpu()) GTEST_SKIP() << "on CUDA squares are summed in float32";
+  const auto p = torch::zeros({2}).requires_grad_();
+  p.mutable_grad() = torch::full({2}, 3e38F);
+  optim::SGD sgd({p}, optim::SGDOptions(1).clip_norm(1));
+  GradScaler scaler(GradScalerOptions(torch::kCPU).init_scale(1));
+  scaler.scale(torch::ones({}));
+  EXPECT_TRUE(scaler.step(sgd).stepped());
+  EXPECT_NEAR(p[0].item<double>(), -std::sqrt(0.5), 1e-6);
+}
+
+TEST_P(Clip, AnExpandedGradientIsLeftAlone) {
+  for (const auto kernel : {Kernel::automatic, Kernel::aten}) {
+    const auto p = torch::zeros({3}, torch::device(device())).requires_grad_();
+    p.mutable_grad() = torch::full({1}, 4, torch::device(device())).expand({3});
+    optim::SGD sgd({p}, optim::SGDOptions(1).clip_value(1).kernel(kernel));
+    sgd.step();
+    EXPECT_EQ(p[2].item<float>(), -1);
+    EXPECT_EQ(p.grad()[2].item<float>(), 4);
+  }
+}
+
+// Unscaled in float16 such gradients would be 0.
+TEST_P(Clip, ValuesOfScaledFloat16GradientsDoNotFadeToZero) {
+  for (const auto kernel : {Kernel::automatic, Kernel::aten}) {
+    const auto p = torch::zeros({2}, torch::device(device()).dtype(torch::kHalf)).requires_grad_();
+    p.mutable_grad() = torch::full_like(p, 6.5e-4);
+    optim::SGD sgd({p}, optim::SGDOptions(100).clip_value(1).kernel(kernel));
+    sgd.grad_scale = torch::full({}, 65536.0F, torch::device(device()));
+    sgd.step();
+    EXPECT_NEAR(p[0].item<float>(), -1e-6, 1e-7);
+  }
+}
+
 TEST_P(Clip, NonfiniteNorms) {
   const auto p = parameters();
   set_gradients(p, 1);

@@ -126,6 +126,28 @@ TEST_P(KeptShadows, GroupsThatAreAddedLaterHaveThemToo) {
   EXPECT_EQ(adam.shadow_of(second)[0].item<float>(), 0.5F);
 }
 
+TEST_P(KeptShadows, AGroupThatWasRefusedLeavesNothing) {
+  const auto first = torch::ones({2}, here()).requires_grad_();
+  const auto leaf = torch::ones({2}, here()).requires_grad_();
+  optim::Adam adam({first}, AdamOptions(0.5));
+  adam.keep_shadow_weights(torch::kBFloat16);
+  EXPECT_ERROR(adam.add_param_group(torch::optim::OptimizerParamGroup({leaf, leaf * 2})),
+               UsageError, "must be leaves", "group 1");
+  adam.add_param_group(
+      torch::optim::OptimizerParamGroup({leaf}, std::make_unique<AdamOptions>(AdamOptions(0.25))));
+  EXPECT_TRUE(adam.shadow_of(leaf).defined());
+}
+
+TEST_P(KeptShadows, CanBeDropped) {
+  const auto p = torch::ones({2}, here()).requires_grad_();
+  optim::Adam adam({p}, AdamOptions(0.5).shadow_weights(torch::kHalf));
+  adam.drop_shadow_weights();
+  EXPECT_FALSE(adam.keeps_shadow_weights());
+  EXPECT_FALSE(adam.shadow_of(p).defined());
+  adam.keep_shadow_weights(torch::kBFloat16);
+  EXPECT_EQ(adam.shadow_of(p).scalar_type(), torch::kBFloat16);
+}
+
 TEST_P(KeptShadows, Misuse) {
   const auto p = torch::ones({2}, here()).requires_grad_();
   EXPECT_ERROR(optim::Adam({p}, AdamOptions().shadow_weights(torch::kFloat)), UsageError,

@@ -75,10 +75,7 @@ void read_optimizer(Config& optim_wrapper, RunParts& parts) {
       "for some of them");
   auto optimizer = optim_wrapper.child("optimizer");
   parts.optimizer = optimizers().build(optimizer, parameters);
-  // Autocast takes the copies instead of casting each weight in each step, to the same bits.
-  auto* fused = dynamic_cast<optim::FusedOptimizer*>(parts.optimizer.get());
-  if (parts.amp.enabled && fused && !fused->keeps_shadow_weights())
-    fused->keep_shadow_weights(parts.amp.dtype);
+  parts.choose_shadow_weights();
 }
 
 void read_schedule(Config& config, RunParts& parts) {
@@ -107,6 +104,13 @@ void read_hooks(Config& config, RunParts& parts) {
 }
 
 }  // namespace
+
+void RunParts::choose_shadow_weights() const {
+  auto* fused = dynamic_cast<optim::FusedOptimizer*>(optimizer.get());
+  if (!fused) return;
+  fused->drop_shadow_weights();
+  if (amp.enabled) fused->keep_shadow_weights(amp.dtype);
+}
 
 RunParts build_training(Config& config, const RunOptions& options,
                         std::optional<uint64_t> checkpoint_seed) {

@@ -47,6 +47,10 @@ struct RunParts {
     for (const auto& hook : hooks) f(*hook);
     f(*checkpoint_hook);
   }
+
+  /// Lets a fused optimizer keep copies of the weights in amp's dtype, and none in float32:
+  /// autocast takes them instead of casting each weight in each step, to the same bits.
+  void choose_shadow_weights() const;
 };
 
 /// Reads a whole config for training and builds every part; seeds LibTorch's generators first, with

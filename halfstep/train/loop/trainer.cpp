@@ -185,6 +185,7 @@ bool Trainer::check_overflows() {
 
 void Trainer::fall_back() {
   parts_.amp.fall_back();
+  parts_.choose_shadow_weights();
   scaler_ = GradScaler(parts_.amp.loss_scale.options);
   fell_back_ = true;
 }

@@ -2,6 +2,7 @@
 
 #include "halfstep/autocast/shadow_weights.h"
 #include "halfstep/core/error.h"
+#include "halfstep/optim/fused_optimizer.h"
 
 #include <csignal>
 
@@ -150,6 +151,8 @@ TEST_F(TrainerTest, FallsBackToAWiderPrecisionAndStaysThere) {
   unbroken.train();
   EXPECT_TRUE(unbroken.fell_back());
   EXPECT_EQ(unbroken.parts().amp.dtype, c10::kBFloat16);
+  const auto& fused = dynamic_cast<optim::FusedOptimizer&>(*unbroken.parts().optimizer);
+  EXPECT_EQ(fused.shadow_of(unbroken.parts().model->parameters()[0]).scalar_type(), c10::kBFloat16);
   EXPECT_FALSE(unbroken.scaler().is_enabled());
   EXPECT_EQ(unbroken.progress().skipped_steps, 4);
   EXPECT_EQ(unbroken.progress().step, 12);
@@ -186,6 +189,7 @@ TEST_F(TrainerTest, FallsBackFromBfloat16ToFloat32) {
                "'first.weight' has inf or NaN");
   EXPECT_TRUE(run.fell_back());
   EXPECT_FALSE(run.parts().amp.enabled);
+  EXPECT_FALSE(dynamic_cast<optim::FusedOptimizer&>(*run.parts().optimizer).keeps_shadow_weights());
   EXPECT_EQ(run.parts().amp.describe_dtype(), "float32");
 }
 
