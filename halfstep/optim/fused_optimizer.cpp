@@ -57,10 +57,10 @@ void FusedOptimizer::add_param_group(const OptimizerParamGroup& group) {
   auto options = defaults_->clone();
   if (group.has_options()) {
     const auto& given = group.options();
-    HALFSTEP_CHECK_USAGE(typeid(given) == typeid(*options), where_,
-                         "the options of a group must be ", c10::demangle(typeid(*options).name()),
-                         ", but group ", index, " has ", c10::demangle(typeid(given).name()),
-                         "; make them with that class");
+    const auto& wanted = *options;
+    HALFSTEP_CHECK_USAGE(typeid(given) == typeid(wanted), where_, "the options of a group must be ",
+                         c10::demangle(typeid(wanted).name()), ", but group ", index, " has ",
+                         c10::demangle(typeid(given).name()), "; make them with that class");
     options = given.clone();
     auto& merged = static_cast<FusedOptions&>(*options);
     const auto settings = merged.settings();
@@ -208,6 +208,7 @@ std::optional<FoundInfs> FusedOptimizer::check_gradients() {
 
 at::Tensor FusedOptimizer::norm_of(const std::vector<detail::StepItem>& items) {
   std::vector<at::Tensor> gradients;
+  gradients.reserve(items.size());
   for (const auto& item : items) gradients.push_back(item.gradient);
   return detail::total_norm(gradients);
 }
