@@ -65,8 +65,8 @@ void FusedOptimizer::add_param_group(const OptimizerParamGroup& group) {
     auto& merged = static_cast<FusedOptions&>(*options);
     const auto settings = merged.settings();
     // Not settings_: keep_shadow_weights may have changed it since.
-    const auto wanted = static_cast<const FusedOptions&>(*defaults_).settings();
-    HALFSTEP_CHECK_USAGE(settings == StepSettings() || settings == wanted, where_,
+    const auto ours = static_cast<const FusedOptions&>(*defaults_).settings();
+    HALFSTEP_CHECK_USAGE(settings == StepSettings() || settings == ours, where_,
                          "kernel, clip_norm, clip_value, shadow_weights and master_weights hold "
                          "for all groups and must be set in the optimizer's defaults, but group ",
                          index, " sets other ones; move them there");
@@ -233,9 +233,11 @@ FusedOptimizer::Divisor FusedOptimizer::make_divisor(const std::vector<detail::S
     if (!scale_on_cpu) inverse = 1 / read_on_cpu(*grad_scale);
     const double norm = scaled_norm.const_data_ptr<double>()[0] * inverse;
     inverse *= detail::clip_factor(norm, settings_.clip_norm);
-    grad_norm_ = at::scalar_tensor(norm, at::TensorOptions(c10::kFloat));
+    // By way of float64: scalar_tensor throws for what float32 has not.
+    const at::TensorOptions wide(c10::kDouble);
+    grad_norm_ = at::scalar_tensor(norm, wide).to(c10::kFloat);
     divisor.factor = static_cast<float>(inverse);
-    divisor.tensor = at::scalar_tensor(1 / inverse, grad_norm_.options());
+    divisor.tensor = at::scalar_tensor(1 / inverse, wide).to(c10::kFloat);
     return divisor;
   }
   const auto scale = grad_scale ? halfstep::detail::to_device(*grad_scale, scaled_norm.device())

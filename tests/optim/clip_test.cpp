@@ -126,7 +126,7 @@ TEST_P(Clip, FiniteGradientsWhoseNormIsNoFloat32AreNoOverflow) {
 TEST_P(Clip, AnExpandedGradientIsLeftAlone) {
   for (const auto kernel : {Kernel::automatic, Kernel::aten}) {
     const auto p = torch::zeros({3}, torch::device(device())).requires_grad_();
-    p.mutable_grad() = torch::full({1}, 4, torch::device(device())).expand({3});
+    p.mutable_grad() = torch::full({1}, 4.0F, torch::device(device())).expand({3});
     optim::SGD sgd({p}, optim::SGDOptions(1).clip_value(1).kernel(kernel));
     sgd.step();
     EXPECT_EQ(p[2].item<float>(), -1);
