@@ -41,7 +41,7 @@ Call& find_call(std::vector<Call>& calls, std::size_t group, const at::Tensor& p
 void clip_values(const detail::FusedBatch& batch, double limit) {
   if (!batch.grad_scale) return detail::clamp_(batch.gradients, limit);
   const auto scaled = *batch.grad_scale * limit;
-  for (auto gradient : batch.gradients) gradient.clamp_(-scaled, scaled);
+  for (const auto& gradient : batch.gradients) gradient.clamp_(-scaled, scaled);
 }
 
 void add_to_steps(const std::vector<at::Tensor>& steps) {

@@ -83,6 +83,9 @@ struct NamedField {
   const char* name;
   OptionField<T> Options::*member;
 };
+// clang before 17 deduces none for aggregates.
+template <class Options, class T>
+NamedField(const char*, OptionField<T> Options::*) -> NamedField<Options, T>;
 
 /// What FusedOptions promises, from `Derived::fields()`, a tuple of NamedField.
 template <class Derived>

@@ -36,7 +36,7 @@ bool has_bits_from(const T* bits, std::int64_t size, T sign, T infinity) {
   return result >= infinity;
 }
 
-bool Nonfinite(const KernelSpan& span, std::int64_t begin, std::int64_t end) {
+bool has_nonfinite(const KernelSpan& span, std::int64_t begin, std::int64_t end) {
   // Signed types: the sign bit is gone, and a signed maximum exists for every target.
   if (span.gradient_element == Element::float32)
     return has_bits_from<std::int32_t>(static_cast<const std::int32_t*>(span.gradient) + begin,
@@ -46,7 +46,7 @@ bool Nonfinite(const KernelSpan& span, std::int64_t begin, std::int64_t end) {
                                      span.gradient_element == Element::bfloat16 ? 0x7F80 : 0x7C00);
 }
 
-double Squares(const KernelSpan& span, std::int64_t begin, std::int64_t end) {
+double squares_of(const KernelSpan& span, std::int64_t begin, std::int64_t end) {
   const Floats d;
 #if HWY_TARGET == HWY_SCALAR
   double sum = 0;
@@ -75,8 +75,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace halfstep::optim::detail {
 
-HWY_EXPORT(Nonfinite);
-HWY_EXPORT(Squares);
+HWY_EXPORT(has_nonfinite);
+HWY_EXPORT(squares_of);
 
 namespace {
 const auto size_of = [](const KernelSpan& span) { return span.size; };
@@ -88,7 +88,7 @@ bool any_nonfinite(const std::vector<KernelSpan>& spans) {
       chunk_offsets(spans, size_of), [&](std::size_t span) { return spans[span].size; },
       [&](std::size_t span, std::int64_t, std::int64_t begin, std::int64_t end) {
         if (!found.load(std::memory_order_relaxed) &&
-            HWY_DYNAMIC_DISPATCH(Nonfinite)(spans[span], begin, end))
+            HWY_DYNAMIC_DISPATCH(has_nonfinite)(spans[span], begin, end))
           found.store(true, std::memory_order_relaxed);
       });
   return found;
@@ -101,7 +101,7 @@ double sum_of_squares(const std::vector<KernelSpan>& spans) {
       offsets, [&](std::size_t span) { return spans[span].size; },
       [&](std::size_t span, std::int64_t chunk, std::int64_t begin, std::int64_t end) {
         partial[static_cast<std::size_t>(chunk)] =
-            HWY_DYNAMIC_DISPATCH(Squares)(spans[span], begin, end);
+            HWY_DYNAMIC_DISPATCH(squares_of)(spans[span], begin, end);
       });
   double sum = 0;
   for (const double part : partial) sum += part;

@@ -55,8 +55,8 @@ HWY_INLINE void store_parameter(Floats d, Vec value, const KernelSpan& span, std
   if (span.low != nullptr) store(d, value, span.low, i, span.low_element);
 }
 
-void AdamSpan(const KernelSpan& whole, const GradientRule& gradient_rule, const AdamRule& rule,
-              std::int64_t begin, std::int64_t end) {
+void adam_span(const KernelSpan& whole, const GradientRule& gradient_rule, const AdamRule& rule,
+               std::int64_t begin, std::int64_t end) {
   const Floats d;
   const GradientReader gradient_of(d, gradient_rule);
   const auto beta1 = hn::Set(d, rule.beta1), rest1 = hn::Set(d, rule.one_minus_beta1);
@@ -85,8 +85,8 @@ void AdamSpan(const KernelSpan& whole, const GradientRule& gradient_rule, const 
   });
 }
 
-void SgdSpan(const KernelSpan& whole, const GradientRule& gradient_rule, const SgdRule& rule,
-             std::int64_t begin, std::int64_t end) {
+void sgd_span(const KernelSpan& whole, const GradientRule& gradient_rule, const SgdRule& rule,
+              std::int64_t begin, std::int64_t end) {
   const Floats d;
   const GradientReader gradient_of(d, gradient_rule);
   const auto rate = hn::Set(d, rule.rate), decay = hn::Set(d, rule.decay);
@@ -107,8 +107,8 @@ void SgdSpan(const KernelSpan& whole, const GradientRule& gradient_rule, const S
   });
 }
 
-void AdagradSpan(const KernelSpan& whole, const GradientRule& gradient_rule,
-                 const AdagradRule& rule, std::int64_t begin, std::int64_t end) {
+void adagrad_span(const KernelSpan& whole, const GradientRule& gradient_rule,
+                  const AdagradRule& rule, std::int64_t begin, std::int64_t end) {
   const Floats d;
   const GradientReader gradient_of(d, gradient_rule);
   const auto rate = hn::Set(d, rule.rate), eps = hn::Set(d, rule.eps);
@@ -131,9 +131,9 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace halfstep::optim::detail {
 
-HWY_EXPORT(AdamSpan);
-HWY_EXPORT(SgdSpan);
-HWY_EXPORT(AdagradSpan);
+HWY_EXPORT(adam_span);
+HWY_EXPORT(sgd_span);
+HWY_EXPORT(adagrad_span);
 
 namespace {
 
@@ -142,13 +142,13 @@ struct RunChunk {
   std::int64_t begin, end;
 
   void operator()(const AdamRule& rule) const {
-    HWY_DYNAMIC_DISPATCH(AdamSpan)(task.span, task.gradient, rule, begin, end);
+    HWY_DYNAMIC_DISPATCH(adam_span)(task.span, task.gradient, rule, begin, end);
   }
   void operator()(const SgdRule& rule) const {
-    HWY_DYNAMIC_DISPATCH(SgdSpan)(task.span, task.gradient, rule, begin, end);
+    HWY_DYNAMIC_DISPATCH(sgd_span)(task.span, task.gradient, rule, begin, end);
   }
   void operator()(const AdagradRule& rule) const {
-    HWY_DYNAMIC_DISPATCH(AdagradSpan)(task.span, task.gradient, rule, begin, end);
+    HWY_DYNAMIC_DISPATCH(adagrad_span)(task.span, task.gradient, rule, begin, end);
   }
 };
 
