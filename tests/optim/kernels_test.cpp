@@ -357,9 +357,8 @@ TEST(Kernels, LowCopiesAreRoundedAsLibTorchRounds) {
 namespace {
 
 std::vector<int32_t> bits_of(const at::Tensor& floats) {
-  std::vector<int32_t> bits(static_cast<size_t>(floats.numel()));
-  std::memcpy(bits.data(), floats.contiguous().const_data_ptr(), 4 * bits.size());
-  return bits;
+  const auto ints = floats.contiguous().view(torch::kInt);
+  return {ints.const_data_ptr<int32_t>(), ints.const_data_ptr<int32_t>() + ints.numel()};
 }
 
 }  // namespace
