@@ -6,6 +6,7 @@
 #include <array>
 
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <torch/csrc/autograd/function.h>
 #include <torch/types.h>
 #include <torch/utils.h>
 
