@@ -4,13 +4,13 @@
 #include "halfstep/scaling/grad_scaler.h"
 
 #include <limits>
-#include <sstream>
 
 #include <torch/serialize.h>
 #include <torch/types.h>
 #include <torch/utils.h>
 
 #include "tests/optim/make_optimizer.h"
+#include "tests/optim/optimizer_archive.h"
 #include "tests/support/devices.h"
 #include "tests/support/errors.h"
 #include "tests/support/tolerance.h"
@@ -55,27 +55,6 @@ at::Tensor float32_twin(const at::Tensor& weight) {
 at::Tensor rounded_away(const at::Tensor& numbers) {
   const auto bits = numbers.detach().contiguous().view(torch::kInt).to(torch::kLong);
   return bits.add(0x8000).bitwise_right_shift(16).to(torch::kShort).view(torch::kBFloat16);
-}
-
-std::string saved(const torch::optim::Optimizer& optimizer) {
-  std::ostringstream out;
-  torch::serialize::OutputArchive archive;
-  optimizer.save(archive);
-  archive.save_to(out);
-  return out.str();
-}
-
-void load(torch::optim::Optimizer& optimizer, const std::string& bytes) {
-  std::istringstream in(bytes);
-  torch::serialize::InputArchive archive;
-  archive.load_from(in);
-  optimizer.load(archive);
-}
-
-std::vector<at::Tensor> clones(const std::vector<at::Tensor>& tensors) {
-  std::vector<at::Tensor> result;
-  for (const auto& tensor : tensors) result.push_back(tensor.detach().clone().requires_grad_());
-  return result;
 }
 
 }  // namespace

@@ -2,13 +2,12 @@
 #include "halfstep/core/error.h"
 #include "halfstep/optim.h"
 
-#include <sstream>
-
 #include <torch/serialize.h>
 #include <torch/types.h>
 #include <torch/utils.h>
 
 #include "tests/optim/make_optimizer.h"
+#include "tests/optim/optimizer_archive.h"
 #include "tests/support/devices.h"
 #include "tests/support/errors.h"
 #include "tests/support/tolerance.h"
@@ -32,12 +31,6 @@ HALFSTEP_ON_EACH_DEVICE(FusedSaved);
 
 namespace {
 
-std::vector<at::Tensor> clones(const std::vector<at::Tensor>& tensors) {
-  std::vector<at::Tensor> result;
-  for (const auto& tensor : tensors) result.push_back(tensor.detach().clone().requires_grad_());
-  return result;
-}
-
 void train(torch::optim::Optimizer& optimizer, int from, int to) {
   for (int step = from; step < to; ++step) {
     torch::manual_seed(100 + step);
@@ -45,21 +38,6 @@ void train(torch::optim::Optimizer& optimizer, int from, int to) {
       p.mutable_grad() = torch::randn(p.sizes(), p.options().requires_grad(false));
     optimizer.step();
   }
-}
-
-std::string saved(const torch::optim::Optimizer& optimizer) {
-  std::ostringstream out;
-  torch::serialize::OutputArchive archive;
-  optimizer.save(archive);
-  archive.save_to(out);
-  return out.str();
-}
-
-void load(torch::optim::Optimizer& optimizer, const std::string& bytes) {
-  std::istringstream in(bytes);
-  torch::serialize::InputArchive archive;
-  archive.load_from(in);
-  optimizer.load(archive);
 }
 
 }  // namespace
