@@ -22,9 +22,9 @@ namespace halfstep::train {
 ///   Trainer trainer(config, RunOptions{.work_dir = "work_dirs/mnist_mlp", .amp = true});
 ///   trainer.train();
 ///
-/// The whole config is read and checked, and every part built, at construction. On the CPU a
-/// resumed run ends with the same bits as an unbroken one (same CPU kind, thread count and
-/// LibTorch). Not thread-safe.
+/// The whole config is read and checked, and every part built, at construction. On one CPU
+/// thread a resumed run ends with the same bits as an unbroken one (same CPU kind and LibTorch).
+/// Not thread-safe.
 class Trainer {
  public:
   /// Builds the run; resumes where `options` says so. Checkpoints in the work dir that are not this
