@@ -1,11 +1,10 @@
 #include "halfstep/autocast/lower_precision_ops.h"
 
-#include <map>
-#include <mutex>
-#include <string>
+#include "halfstep/autocast/front_kernel.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <c10/util/Exception.h>
+#include <mutex>
+#include <set>
+#include <string>
 
 namespace halfstep::detail {
 
@@ -78,29 +77,22 @@ std::optional<c10::OperatorHandle> find_op(const char* name, c10::DispatchKey ke
   return op;
 }
 
-/// LibTorch warns when a kernel is overridden, which is meant here: the stock one still runs.
-class Silence final : public c10::WarningHandler {
+/// Lets `prepare` see the arguments before the stock kernel does.
+class PreparedKernel final : public FrontKernel {
  public:
-  void process(const c10::Warning&) override {}
-};
+  PreparedKernel(c10::DeviceType device_type, PrepareArguments prepare)
+      : device_type_(device_type), prepare_(prepare) {}
 
-class PreparedKernel final : public c10::OperatorKernel {
- public:
-  PreparedKernel(c10::DeviceType device_type, PrepareArguments prepare,
-                 c10::SafeKernelFunction stock)
-      : device_type_(device_type), prepare_(prepare), stock_(std::move(stock)) {}
-
-  void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
-                  torch::jit::Stack* stack) {
+  void call(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack,
+            const c10::SafeKernelFunction& stock) override {
     auto* end = stack->data() + stack->size();
     prepare_(device_type_, end - op.schema().arguments().size(), end);
-    stock_.callBoxed(op, keys, stack);
+    stock.callBoxed(op, keys, stack);
   }
 
  private:
   c10::DeviceType device_type_;
   PrepareArguments prepare_;
-  c10::SafeKernelFunction stock_;
 };
 
 }  // namespace
@@ -119,22 +111,12 @@ std::vector<const char*> lower_precision_ops(c10::DeviceType device_type) {
 
 void prepare_lower_precision_ops(c10::DeviceType device_type, PrepareArguments prepare) {
   static std::mutex mutex;
-  // Never destroyed: taking a kernel away while the process ends helps nobody.
-  static auto& handles = *new std::map<c10::DeviceType, std::vector<c10::RegistrationHandleRAII>>();
+  static std::set<c10::DeviceType> prepared;
   const std::lock_guard lock(mutex);
-  if (handles.contains(device_type)) return;
-  Silence silent;
-  const c10::WarningUtils::WarningHandlerGuard no_override_warning(&silent);
-  auto& mine = handles[device_type];
+  if (!prepared.insert(device_type).second) return;
   const auto key = autocast_key(device_type);
-  for (const char* name : lower_precision_ops(device_type)) {
-    const auto op = find_op(name, key);
-    auto kernel = std::make_unique<PreparedKernel>(device_type, prepare,
-                                                   op->getComputedKernelForDispatchKey(key));
-    mine.push_back(c10::Dispatcher::singleton().registerImpl(
-        op->operator_name(), key, c10::KernelFunction::makeFromBoxedFunctor(std::move(kernel)),
-        std::nullopt, nullptr, "halfstep"));
-  }
+  for (const char* name : lower_precision_ops(device_type))
+    put_in_front(*find_op(name, key), key, std::make_unique<PreparedKernel>(device_type, prepare));
 }
 
 }  // namespace halfstep::detail
