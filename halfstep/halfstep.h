@@ -6,4 +6,5 @@
 #include "halfstep/inspect.h"
 #include "halfstep/nn.h"
 #include "halfstep/optim.h"
+#include "halfstep/precision.h"
 #include "halfstep/scaling.h"

@@ -8,7 +8,7 @@ import pathlib
 import re
 import sys
 
-LIBRARY = ("core", "autocast", "scaling", "nn", "inspect", "optim")
+LIBRARY = ("core", "autocast", "scaling", "nn", "inspect", "optim", "precision")
 # Where the library takes another package in: folder -> include prefixes.
 ALSO = {"optim": ("hwy/",)}
 TORCH = ("ATen/", "c10/", "torch/", "caffe2/")

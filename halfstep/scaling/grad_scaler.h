@@ -1,8 +1,8 @@
 #pragma once
+#include "halfstep/core/nested.h"
 #include "halfstep/scaling/device_copies.h"
 #include "halfstep/scaling/grad_scaler_options.h"
 #include "halfstep/scaling/grad_scaler_state.h"
-#include "halfstep/scaling/nested.h"
 #include "halfstep/scaling/overflow_diagnosis.h"
 #include "halfstep/scaling/overflow_report.h"
 #include "halfstep/scaling/overflow_watch.h"
@@ -70,7 +70,8 @@ class GradScaler {
   /// in float32 (Autocast does). Throws UsageError for an undefined tensor.
   at::Tensor scale(const at::Tensor& outputs);
 
-  /// The same for vectors, arrays, pairs and tuples of tensors in any nesting, first to last.
+  /// The same for vectors, arrays, pairs, tuples, optionals and maps of tensors in any nesting,
+  /// first to last.
   /// Difference from Python: other types don't compile, where Python returns a lazy iterator.
   template <detail::TensorNest Outputs>
   Outputs scale(const Outputs& outputs);
@@ -266,7 +267,7 @@ Outputs GradScaler::scale(const Outputs& outputs) {
   if (!is_enabled()) return outputs;
   std::optional<detail::DeviceCopies> scales;
   auto scale_one = [&](const at::Tensor& output) { return scale_with(scales, output); };
-  return detail::map_tensors(outputs, scale_one);
+  return detail::map_tensors(scale_one, outputs);
 }
 
 }  // namespace halfstep

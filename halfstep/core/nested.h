@@ -1,0 +1,198 @@
+#pragma once
+#include "halfstep/core/error.h"
+
+#include <concepts>
+#include <map>
+#include <optional>
+#include <tuple>
+#include <type_traits>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/ArrayRef.h>
+#include <torch/ordered_dict.h>
+
+/// Tensors in containers that nest: vector, array, pair, tuple, optional, map, unordered_map and
+/// torch::OrderedDict, and at::TensorList by itself. Any other type is a leaf.
+namespace halfstep::detail {
+
+/// What a container with one type of elements holds; void for other types.
+template <class T>
+struct Element {
+  using type = void;
+};
+template <class T, class Allocator>
+struct Element<std::vector<T, Allocator>> {
+  using type = T;
+};
+template <class T>
+struct Element<std::optional<T>> {
+  using type = T;
+};
+template <class Key, class T, class... More>
+struct Element<std::map<Key, T, More...>> {
+  using type = T;
+};
+template <class Key, class T, class... More>
+struct Element<std::unordered_map<Key, T, More...>> {
+  using type = T;
+};
+template <class Key, class T>
+struct Element<torch::OrderedDict<Key, T>> {
+  using type = T;
+};
+
+/// std::array, std::pair and std::tuple.
+template <class T>
+concept TupleLike = requires {
+  std::tuple_size<T>::value;
+};
+
+/// With `every`, whether all leaves of T are tensors; else whether any is.
+template <class T, bool every>
+constexpr bool has_tensors() {
+  using Inner = typename Element<T>::type;
+  if constexpr (std::is_same_v<T, at::Tensor>) {
+    return true;
+  } else if constexpr (!std::is_void_v<Inner>) {
+    return has_tensors<Inner, every>();
+  } else if constexpr (TupleLike<T>) {
+    return []<std::size_t... I>(std::index_sequence<I...>) {
+      if constexpr (every)
+        return (has_tensors<std::tuple_element_t<I, T>, every>() && ...);
+      else
+        return (has_tensors<std::tuple_element_t<I, T>, every>() || ...);
+    }
+    (std::make_index_sequence<std::tuple_size_v<T>>{});
+  } else {
+    return std::is_same_v<T, at::TensorList> && !every;
+  }
+}
+
+/// A tensor, or containers of nothing but tensors.
+template <class T>
+concept TensorNest = has_tensors<T, true>();
+
+/// A tensor, or containers with tensors among their leaves.
+template <class T>
+concept HoldsTensors = has_tensors<T, false>();
+
+inline void check_same_structure(bool same) {
+  HALFSTEP_CHECK_USAGE(same, "nested containers",
+                       "both must have the same structure, but they differ in a size, a key or an "
+                       "empty optional; pass two that were made alike");
+}
+
+/// `first` with every tensor replaced by `change(tensor)`, from the first to the last; with
+/// `others` of the same type and structure, by `change(tensor, tensors of the others…)`. Other
+/// leaves are `first`'s. A TensorList becomes a vector.
+template <class Change, class Nest, std::same_as<Nest>... Others>
+auto map_tensors(Change& change, const Nest& first, const Others&... others);
+
+template <class Change, class T, class... Others>
+std::vector<T> map_container(Change& change, const std::vector<T>& first, const Others&... others) {
+  check_same_structure(((others.size() == first.size()) && ...));
+  std::vector<T> mapped;
+  mapped.reserve(first.size());
+  for (std::size_t i = 0; i < first.size(); ++i)
+    mapped.push_back(map_tensors(change, first[i], others[i]...));
+  return mapped;
+}
+
+template <class Change, class T, class... Others>
+std::optional<T> map_container(Change& change, const std::optional<T>& first,
+                               const Others&... others) {
+  check_same_structure(((others.has_value() == first.has_value()) && ...));
+  if (!first) return std::nullopt;
+  return map_tensors(change, *first, *others...);
+}
+
+template <class Change, class Key, class T, class... Others>
+torch::OrderedDict<Key, T> map_container(Change& change, const torch::OrderedDict<Key, T>& first,
+                                         const Others&... others) {
+  check_same_structure(((others.size() == first.size()) && ...));
+  torch::OrderedDict<Key, T> mapped;
+  for (const auto& item : first) {
+    check_same_structure((others.contains(item.key()) && ...));
+    mapped.insert(item.key(), map_tensors(change, item.value(), others[item.key()]...));
+  }
+  return mapped;
+}
+
+/// std::map and std::unordered_map.
+template <class Change, class Map, class... Others>
+Map map_container(Change& change, const Map& first, const Others&... others) {
+  check_same_structure(((others.size() == first.size()) && ...));
+  Map mapped;
+  for (const auto& [key, value] : first) {
+    check_same_structure((others.contains(key) && ...));
+    mapped.emplace(key, map_tensors(change, value, others.at(key)...));
+  }
+  return mapped;
+}
+
+template <class Change, class Nest, std::same_as<Nest>... Others>
+auto map_tensors(Change& change, const Nest& first, const Others&... others) {
+  if constexpr (std::is_same_v<Nest, at::TensorList>) {
+    return map_tensors(change, first.vec(), others.vec()...);
+  } else if constexpr (!HoldsTensors<Nest>) {
+    return first;
+  } else if constexpr (std::is_same_v<Nest, at::Tensor>) {
+    return at::Tensor(change(first, others...));
+  } else if constexpr (!TupleLike<Nest>) {
+    return map_container(change, first, others...);
+  } else {
+    return [&]<std::size_t... I>(std::index_sequence<I...>) {
+      const auto part = [&]<std::size_t i>(std::integral_constant<std::size_t, i>) {
+        return map_tensors(change, std::get<i>(first), std::get<i>(others)...);
+      };
+      return Nest{part(std::integral_constant<std::size_t, I>())...};
+    }
+    (std::make_index_sequence<std::tuple_size_v<Nest>>{});
+  }
+}
+
+/// Calls `visit(tensor)` for every tensor of `nest`, from the first to the last.
+template <class Visit, class Nest>
+void visit_tensors(const Visit& visit, const Nest& nest) {
+  if constexpr (HoldsTensors<Nest>) {
+    auto keep = [&](const at::Tensor& tensor) {
+      visit(tensor);
+      return tensor;
+    };
+    map_tensors(keep, nest);
+  }
+}
+
+/// The device type of the first tensor among `nests`; the CPU where there is none.
+template <class... Nests>
+c10::DeviceType first_device_type(const Nests&... nests) {
+  std::optional<c10::DeviceType> first;
+  const auto look = [&](const at::Tensor& tensor) {
+    if (!first && tensor.defined()) first = tensor.device().type();
+  };
+  (visit_tensors(look, nests), ...);
+  return first.value_or(c10::DeviceType::CPU);
+}
+
+/// `nest` with its floating-point tensors in `dtype`; tensors that have it stay themselves.
+template <class Nest>
+auto cast_floating(const Nest& nest, c10::ScalarType dtype) {
+  auto cast = [dtype](const at::Tensor& tensor) {
+    return tensor.defined() && tensor.is_floating_point() ? tensor.to(dtype) : tensor;
+  };
+  return map_tensors(cast, nest);
+}
+
+/// An argument for a function: cast as above where it holds tensors, else passed on as it came.
+template <class Argument>
+decltype(auto) cast_argument(Argument&& argument, c10::ScalarType dtype) {
+  if constexpr (HoldsTensors<std::remove_cvref_t<Argument>>)
+    return cast_floating(argument, dtype);
+  else
+    return std::forward<Argument>(argument);
+}
+
+}  // namespace halfstep::detail
