@@ -2,5 +2,6 @@
 /// Autocast regions, and propagate for threads of your own.
 
 #include "halfstep/autocast/autocast.h"
+#include "halfstep/autocast/half_rehearsal.h"
 #include "halfstep/autocast/propagate.h"
 #include "halfstep/autocast/shadow_weights.h"

@@ -1,8 +1,11 @@
 #pragma once
+#include <cstdint>
 #include <memory>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
+#include <c10/util/ThreadLocalDebugInfo.h>
 #include <torch/csrc/autograd/edge.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/version.h>
@@ -22,6 +25,17 @@ Ptr make_node(Args&&... args) {
   } else {
     return Ptr(std::unique_ptr<torch::autograd::Node>(
         std::make_unique<NodeType>(std::forward<Args>(args)...)));
+  }
+}
+
+/// A slot of halfstep's in c10::ThreadLocalDebugInfo. 2.15 tells slots apart by the address of
+/// their name, which must be static; 2.11 by a number, LibTorch's own being small.
+template <class Kind = c10::DebugInfoKind>
+constexpr Kind debug_info_kind(const std::string_view* name, uint8_t number) {
+  if constexpr (std::is_enum_v<Kind>) {
+    return static_cast<Kind>(128 + number);
+  } else {
+    return Kind(name);
   }
 }
 

@@ -1,0 +1,45 @@
+#include "halfstep/autocast/half_rehearsal.h"
+
+#include "halfstep/autocast/rehearsal_kernels.h"
+#include "halfstep/core/error.h"
+#include "halfstep/core/libtorch.h"
+
+#include <memory>
+
+namespace halfstep {
+
+namespace {
+
+constexpr std::string_view kSlotName = "halfstep::HalfRehearsal";
+constexpr auto kSlot = detail::debug_info_kind(&kSlotName, 0);
+
+struct State final : c10::DebugInfoBase {
+  explicit State(bool value) : enabled(value) {}
+  bool enabled;
+};
+
+}  // namespace
+
+HalfRehearsal::HalfRehearsal(bool enabled) {
+  if (enabled) detail::register_rehearsal_kernels();
+  state_.emplace(kSlot, std::make_shared<State>(enabled));
+  state_seen_ = c10::ThreadLocalDebugInfo::current().get();
+}
+
+HalfRehearsal::~HalfRehearsal() {
+  if (c10::ThreadLocalDebugInfo::current().get() != state_seen_)
+    detail::die("HalfRehearsal",
+                "a rehearsal must end on the thread that began it and before what was begun before "
+                "it, but this one did not; keep the guard on the stack");
+}
+
+bool HalfRehearsal::is_enabled() {
+  const auto* state = static_cast<const State*>(c10::ThreadLocalDebugInfo::get(kSlot));
+  return state && state->enabled;
+}
+
+int64_t HalfRehearsal::uses() {
+  return detail::rehearsed_operations();
+}
+
+}  // namespace halfstep
