@@ -1,7 +1,9 @@
 #pragma once
 /// Autocast regions, and propagate for threads of your own.
 
+#include "halfstep/autocast/auto_fp16.h"
 #include "halfstep/autocast/autocast.h"
+#include "halfstep/autocast/fp16_module.h"
 #include "halfstep/autocast/half_rehearsal.h"
 #include "halfstep/autocast/propagate.h"
 #include "halfstep/autocast/shadow_weights.h"

@@ -21,27 +21,27 @@ namespace halfstep::detail {
 /// What a container with one type of elements holds; void for other types.
 template <class T>
 struct Element {
-  using type = void;
+  using Type = void;
 };
 template <class T, class Allocator>
 struct Element<std::vector<T, Allocator>> {
-  using type = T;
+  using Type = T;
 };
 template <class T>
 struct Element<std::optional<T>> {
-  using type = T;
+  using Type = T;
 };
 template <class Key, class T, class... More>
 struct Element<std::map<Key, T, More...>> {
-  using type = T;
+  using Type = T;
 };
 template <class Key, class T, class... More>
 struct Element<std::unordered_map<Key, T, More...>> {
-  using type = T;
+  using Type = T;
 };
 template <class Key, class T>
 struct Element<torch::OrderedDict<Key, T>> {
-  using type = T;
+  using Type = T;
 };
 
 /// std::array, std::pair and std::tuple.
@@ -53,7 +53,7 @@ concept TupleLike = requires {
 /// With `every`, whether all leaves of T are tensors; else whether any is.
 template <class T, bool every>
 constexpr bool has_tensors() {
-  using Inner = typename Element<T>::type;
+  using Inner = typename Element<T>::Type;
   if constexpr (std::is_same_v<T, at::Tensor>) {
     return true;
   } else if constexpr (!std::is_void_v<Inner>) {
@@ -177,22 +177,31 @@ c10::DeviceType first_device_type(const Nests&... nests) {
   return first.value_or(c10::DeviceType::CPU);
 }
 
-/// `nest` with its floating-point tensors in `dtype`; tensors that have it stay themselves.
-template <class Nest>
-auto cast_floating(const Nest& nest, c10::ScalarType dtype) {
-  auto cast = [dtype](const at::Tensor& tensor) {
-    return tensor.defined() && tensor.is_floating_point() ? tensor.to(dtype) : tensor;
-  };
-  return map_tensors(cast, nest);
-}
-
-/// An argument for a function: cast as above where it holds tensors, else passed on as it came.
-template <class Argument>
-decltype(auto) cast_argument(Argument&& argument, c10::ScalarType dtype) {
+/// An argument for a function: mapped where it holds tensors, else passed on as it came.
+template <class Change, class Argument>
+decltype(auto) map_argument(Change& change, Argument&& argument) {
   if constexpr (HoldsTensors<std::remove_cvref_t<Argument>>)
-    return cast_floating(argument, dtype);
+    return map_tensors(change, argument);
   else
     return std::forward<Argument>(argument);
+}
+
+/// Casts the tensors that `wanted` names to a dtype; those that have it stay themselves.
+template <class Wanted>
+class CastWhere {
+ public:
+  CastWhere(Wanted wanted, c10::ScalarType dtype) : wanted_(std::move(wanted)), dtype_(dtype) {}
+  at::Tensor operator()(const at::Tensor& tensor) const {
+    return tensor.defined() && wanted_(tensor) ? tensor.to(dtype_) : tensor;
+  }
+
+ private:
+  Wanted wanted_;
+  c10::ScalarType dtype_;
+};
+
+inline auto cast_floating(c10::ScalarType dtype) {
+  return CastWhere([](const at::Tensor& tensor) { return tensor.is_floating_point(); }, dtype);
 }
 
 }  // namespace halfstep::detail

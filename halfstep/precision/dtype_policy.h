@@ -54,15 +54,15 @@ class DtypePolicy {
   /// that has the dtype already.
   template <class Tree>
   auto cast_to_param(const Tree& tree) const {
-    return detail::cast_floating(tree, param_);
+    return cast_to(param_, tree);
   }
   template <class Tree>
   auto cast_to_compute(const Tree& tree) const {
-    return detail::cast_floating(tree, compute_);
+    return cast_to(compute_, tree);
   }
   template <class Tree>
   auto cast_to_output(const Tree& tree) const {
-    return detail::cast_floating(tree, output_);
+    return cast_to(output_, tree);
   }
 
   /// Whether parameters and computation differ, which is what autocast is for.
@@ -88,6 +88,12 @@ class DtypePolicy {
   bool operator==(const DtypePolicy&) const = default;
 
  private:
+  template <class Tree>
+  static auto cast_to(c10::ScalarType dtype, const Tree& tree) {
+    auto cast = detail::cast_floating(dtype);
+    return detail::map_tensors(cast, tree);
+  }
+
   c10::ScalarType param_, compute_, output_;
 };
 

@@ -46,8 +46,9 @@ class PolicyLayer {
   template <class... Arguments>
   auto operator()(Arguments&&... arguments) {
     const Autocast autocast(policy_.autocast(detail::first_device_type(arguments...)));
-    return policy_.cast_to_output(layer_->forward(
-        detail::cast_argument(std::forward<Arguments>(arguments), policy_.compute_dtype())...));
+    auto cast = detail::cast_floating(policy_.compute_dtype());
+    return policy_.cast_to_output(
+        layer_->forward(detail::map_argument(cast, std::forward<Arguments>(arguments))...));
   }
 
   const DtypePolicy& policy() const { return policy_; }

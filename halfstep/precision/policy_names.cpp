@@ -35,13 +35,13 @@ constexpr Names<c10::ScalarType, 10> kJmpDtypes{{{"full", c10::kFloat},
                                                  {"f64", c10::kDouble},
                                                  {"float64", c10::kDouble}}};
 
-enum Part { kParams, kCompute, kOutput };
-constexpr Names<Part, 6> kJmpKeys{{{"params", kParams},
-                                   {"p", kParams},
-                                   {"compute", kCompute},
-                                   {"c", kCompute},
-                                   {"output", kOutput},
-                                   {"o", kOutput}}};
+enum Part : std::size_t { params, compute, output };
+constexpr Names<Part, 6> kJmpKeys{{{"params", params},
+                                   {"p", params},
+                                   {"compute", compute},
+                                   {"c", compute},
+                                   {"output", output},
+                                   {"o", output}}};
 
 struct FabricPrecision {
   c10::ScalarType param, compute;
@@ -93,9 +93,9 @@ DtypePolicy get_policy(std::string_view text) {
                          "' again in '", text, "'; leave one out");
     dtypes[*key] = jmp_dtype(part.substr(equals + 1), text);
   }
-  const auto param = dtypes[kParams].value_or(c10::kFloat);
-  const auto compute = dtypes[kCompute].value_or(param);
-  return {param, compute, dtypes[kOutput].value_or(compute)};
+  const auto param = dtypes[Part::params].value_or(c10::kFloat);
+  const auto computed = dtypes[Part::compute].value_or(param);
+  return {param, computed, dtypes[Part::output].value_or(computed)};
 }
 
 DtypePolicy fabric_policy(std::string_view precision) {

@@ -30,11 +30,11 @@ DtypePolicy fabric_policy(std::string_view precision);
 /// DtypePolicy for trees.
 template <class Tree>
 auto cast_to_full(const Tree& tree) {
-  return detail::cast_floating(tree, c10::kFloat);
+  return DtypePolicy("float32").cast_to_compute(tree);
 }
 template <class Tree>
 auto cast_to_half(const Tree& tree) {
-  return detail::cast_floating(tree, c10::kHalf);
+  return DtypePolicy("float16").cast_to_compute(tree);
 }
 
 namespace detail {
