@@ -21,7 +21,7 @@ class Dataset {
 
   /// The examples of `indices` (int64, shape (n), CPU, each in [0, size())), in that order, on the
   /// CPU. Must give the same tensors for the same indices: resume depends on it. Called from one
-  /// thread at a time.
+  /// thread at a time. Where they lie in pinned memory, a GPU may read them after the next call.
   virtual Batch get_batch(const at::Tensor& indices) const = 0;
 };
 

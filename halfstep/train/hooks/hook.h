@@ -26,7 +26,8 @@ class Hook {
   /// Once, before the first step of this process. A stop that is requested here comes before any
   /// step.
   virtual void before_run(Trainer&) {}
-  /// After each training step, skipped ones included.
+  /// After each training step, skipped ones included. On a GPU whether it was may not be known
+  /// yet: Trainer::settle() learns it, and waits.
   virtual void after_step(Trainer&) {}
   /// After the epoch's evaluation and scheduler step.
   virtual void after_epoch(Trainer&) {}

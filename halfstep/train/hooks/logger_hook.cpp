@@ -98,13 +98,16 @@ void LoggerHook::after_step(Trainer& trainer) {
   const auto& progress = trainer.progress();
   const auto& loader = *trainer.parts().train_loader;
   const int64_t index = progress.batch - 1;
-  if (bar_ && (bar_->due() || progress.batch == loader.num_batches())) {
+  const bool draws = bar_ && (bar_->due() || progress.batch == loader.num_batches());
+  const bool writes = index % interval_ == 0;
+  if (draws || writes) trainer.settle();
+  if (draws) {
     const auto label = fmt::format("Epoch {}/{}", progress.epoch + 1, trainer.parts().max_epochs);
     bar_->draw(label,
                static_cast<double>(progress.batch) / static_cast<double>(loader.num_batches()),
                bar_fields(trainer), progress.batch == loader.num_batches());
   }
-  if (index % interval_ != 0) return;
+  if (!writes) return;
   if (!bar_) {
     fmt::print("Train Epoch: {} [{}/{}] {}\n", progress.epoch + 1,
                index * loader.options().batch_size, examples(trainer), numbers(trainer));

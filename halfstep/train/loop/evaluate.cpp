@@ -1,6 +1,7 @@
 #include "halfstep/train/loop/evaluate.h"
 
 #include "halfstep/autocast/autocast.h"
+#include "halfstep/train/data/to_device.h"
 
 #include <memory>
 #include <utility>
@@ -49,9 +50,7 @@ std::optional<Evaluation> evaluate(Model& model, const Loss& loss, Loader& loade
   loader.set_epoch(0);
   for (int64_t number = 0; number < loader.num_batches(); ++number) {
     if (stop && stop()) return std::nullopt;
-    auto [data, target] = loader.batch(number);
-    data = data.to(device);
-    target = target.to(device);
+    const auto [data, target] = to_device(loader.batch(number), device);
     const Autocast autocast(AutocastOptions(device.type()).enabled(amp.enabled).dtype(amp.dtype));
     const auto output = model.forward(data);
     const int64_t count = target.size(0);

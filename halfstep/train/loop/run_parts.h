@@ -21,6 +21,7 @@ struct RunOptions {
   std::optional<uint64_t> seed = {};  ///< instead of the config's randomness.seed
   bool resume = false;
   std::filesystem::path resume_from = {};  ///< empty: the newest checkpoint of the work dir
+  bool late_outcomes = false;  ///< for tests: on the CPU, too, learn of skips as late as on a GPU
 };
 
 /// The parts a config names, built.

@@ -3,6 +3,7 @@
 #include "halfstep/autocast/autocast.h"
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
+#include "halfstep/train/data/to_device.h"
 #include "halfstep/train/files/atomic_file.h"
 #include "halfstep/train/loop/stop_signal.h"
 
@@ -39,7 +40,8 @@ Trainer::Trainer(Config config, const RunOptions& options)
       parts_(build_training(config, options,
                             resume_point_ ? std::optional(resume_point_->seed) : std::nullopt)),
       scaler_(without_stop(parts_.amp.loss_scale.options)),
-      work_dir_(options.work_dir) {
+      work_dir_(options.work_dir),
+      outcome_(options.late_outcomes) {
   scaler_.name_parameters(parts_.model->named_parameters());
   if (resume_point_) {
     resume();
@@ -101,6 +103,7 @@ Trainer::Outcome Trainer::train() {
 
 /// Evaluates and counts the epoch; returns false, and changes nothing, where `stop` came first.
 bool Trainer::finish_epoch(const std::function<bool()>& stop) {
+  settle();
   if (parts_.test_loader) {
     evaluation_ =
         evaluate(*parts_.model, parts_.loss, *parts_.test_loader, device_, parts_.amp, stop);
@@ -131,17 +134,24 @@ void Trainer::run_step() try {
 
 void Trainer::train_step(const Batch& batch) {
   parts_.optimizer->zero_grad();
-  const auto loss = forward({batch.data.to(device_), batch.target.to(device_)});
+  const auto loss = forward(to_device(batch, device_));
   scaler_.scale(loss).backward();
-  const auto result = scaler_.step(*parts_.optimizer);
-  const bool stepped = result.stepped();
-  if (parts_.lr_scheduler && !parts_.schedule_by_epoch) parts_.lr_scheduler->step(result);
+  settle();  // the step before, whose successor a GPU has been given by now
+  outcome_.note(scaler_.step(*parts_.optimizer));
   scaler_.update();
   loss_ = loss.detach();
   ++progress_.batch;
   ++progress_.step;
-  skipped_in_a_row_ = stepped ? 0 : skipped_in_a_row_ + 1;
-  if (!stepped) ++progress_.skipped_steps;
+  // A run that falls back must do so before it scales another loss.
+  if (outcome_.is_known() || scaler_.diagnosis()) settle();
+}
+
+void Trainer::settle() {
+  const auto result = outcome_.take();
+  if (!result) return;
+  if (parts_.lr_scheduler && !parts_.schedule_by_epoch) parts_.lr_scheduler->step(*result);
+  skipped_in_a_row_ = result->stepped() ? 0 : skipped_in_a_row_ + 1;
+  if (!result->stepped()) ++progress_.skipped_steps;
   if (check_overflows()) return;  // the loss at hand is the overflow's
   if (device_.is_cpu() || progress_.step % check_cuda_loss_every == 0 ||
       skipped_in_a_row_ >= max_skips_without_loss)
@@ -184,6 +194,7 @@ bool Trainer::check_overflows() {
 }
 
 void Trainer::fall_back() {
+  settle();
   parts_.amp.fall_back();
   parts_.choose_shadow_weights();
   scaler_ = GradScaler(parts_.amp.loss_scale.options);
@@ -226,6 +237,7 @@ void Trainer::check_any_step_taken() const {
 }
 
 std::filesystem::path Trainer::save_checkpoint() {
+  settle();
   auto file = work_dir_.checkpoint_file(progress_.step);
   if (saved_ == progress_) return file;
   check_numbers();

@@ -3,6 +3,7 @@
 #include "halfstep/scaling/grad_scaler.h"
 #include "halfstep/train/files/checkpoint.h"
 #include "halfstep/train/loop/evaluate.h"
+#include "halfstep/train/loop/late_outcome.h"
 #include "halfstep/train/loop/progress.h"
 #include "halfstep/train/loop/run_parts.h"
 #include "halfstep/train/loop/run_state.h"
@@ -48,6 +49,13 @@ class Trainer {
   /// again when the run is resumed, or, from before_run(), before the first step.
   void request_stop() { stop_requested_ = true; }
 
+  /// Learns what became of the last step, where that lies on a GPU yet (a fused optimizer with a
+  /// loss scale), and takes it into account: counts the step as taken or skipped, moves the
+  /// schedule, looks for overflows and losses that end the run, and then throws as train() does.
+  /// Syncs where it has something to learn. The loop calls it before the next step's update, an
+  /// evaluation, a save and the fall-back: no step ever runs with a rate that counts a skipped one.
+  void settle();
+
   /// Goes on in the next wider precision without a loss scale; see AmpSettings::fall_back. The loop
   /// does it where `at_min_scale` is fall_back, and a resumed run does it again.
   void fall_back();
@@ -67,13 +75,13 @@ class Trainer {
   /// Held by this run alone while the trainer lives.
   const WorkDir& work_dir() const { return work_dir_; }
   c10::Device device() const { return device_; }
-  /// Where the run stands.
+  /// Where the run stands; whether the last step was skipped may be missing before settle().
   const Progress& progress() const { return progress_; }
   Progress& progress() { return progress_; }
 
   /// The loss of the last step, unscaled, detached, on the device: reading it syncs.
   const torch::Tensor& loss() const { return loss_; }
-  /// The first group's rate.
+  /// The first group's rate, as of the steps that are settled.
   double learning_rate() const;
   /// Of the last finished epoch, where there is test data.
   const std::optional<Evaluation>& evaluation() const { return evaluation_; }
@@ -107,6 +115,7 @@ class Trainer {
   GradScaler scaler_;
   WorkDir work_dir_;
   Progress progress_;
+  LateOutcome outcome_;
   int64_t first_step_ = 0;
   torch::Tensor loss_;
   std::optional<Evaluation> evaluation_;
