@@ -3,6 +3,7 @@
 
 #include "halfstep/autocast/auto_fp16.h"
 #include "halfstep/autocast/autocast.h"
+#include "halfstep/autocast/custom_function.h"
 #include "halfstep/autocast/fp16_module.h"
 #include "halfstep/autocast/half_rehearsal.h"
 #include "halfstep/autocast/propagate.h"
