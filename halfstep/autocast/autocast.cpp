@@ -1,6 +1,7 @@
 #include "halfstep/autocast/autocast.h"
 
 #include "halfstep/autocast/cast_cache.h"
+#include "halfstep/autocast/policy_region.h"
 #include "halfstep/core/cuda_info.h"
 #include "halfstep/core/device.h"
 #include "halfstep/core/dtype.h"
@@ -59,6 +60,8 @@ Autocast::Autocast(const AutocastOptions& options)
   enabled_ = enabled_ && check_enabled(device_type_, dtype_);
   if (!enabled_) dtype_ = previous_dtype_;
 
+  if (options.policy())
+    policy_ = std::make_unique<detail::PolicyRegionGuard>(device_type_, *options.policy());
   if (!continues_surroundings()) detail::clear_cast_cache();
   at::autocast::set_autocast_enabled(device_type_, enabled_);
   at::autocast::set_autocast_dtype(device_type_, dtype_);
@@ -75,6 +78,7 @@ Autocast::~Autocast() {
         "a region must end on the thread that began it and before the regions around it, but "
         "this one did not; keep the guard on the stack");
   innermost = surrounding_;
+  policy_.reset();
   const bool outermost = at::autocast::decrement_nesting() == 0;
   if (outermost || !continues_surroundings()) detail::clear_cast_cache();
   at::autocast::set_autocast_enabled(device_type_, previous_enabled_);

@@ -1,10 +1,10 @@
 #include "halfstep/autocast/shadow_weights.h"
 
+#include "halfstep/autocast/autocast_kernels.h"
 #include "halfstep/autocast/cast_cache.h"
-#include "halfstep/autocast/lower_precision_ops.h"
+#include "halfstep/autocast/weight_alias.h"
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
-#include "halfstep/core/libtorch.h"
 
 #include <atomic>
 #include <mutex>
@@ -15,7 +15,6 @@
 #include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/core/InferenceMode.h>
-#include <torch/csrc/autograd/functions/utils.h>
 
 namespace halfstep {
 
@@ -23,22 +22,12 @@ namespace {
 
 constexpr const char* kWhere = "ShadowWeights";
 
-/// Hands the gradient of a copy to its weight; autograd casts it to the dtype the weight takes.
-class ShadowBackward final : public torch::autograd::Node {
- public:
-  using torch::autograd::Node::Node;
-  torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
-    return std::move(gradients);
-  }
-  std::string name() const override { return "ShadowBackward"; }
-};
-
 struct Entry {
   at::Tensor copy = {};
   uint32_t version = 0;           // of the weight when the copy was written
   const void* address = nullptr;  // likewise
   uint64_t epoch = 0;             // of the cast cache when the alias was made
-  at::Tensor alias = {};          // of the copy, with a ShadowBackward to the weight
+  at::Tensor alias = {};          // of the copy, see make_alias
 };
 
 /// What the kernels ask. Never destroyed: they outlive everything.
@@ -59,62 +48,41 @@ void note_written(Entry& entry, const at::Tensor& weight) {
   entry.alias.reset();
 }
 
-/// Shares the copy's memory and version counter, so that autograd notices a write before backward.
-at::Tensor make_alias(const at::Tensor& weight, const at::Tensor& copy) {
-  auto alias = copy.detach();
-  torch::autograd::set_history(
-      alias, detail::make_node<ShadowBackward>(torch::autograd::collect_next_edges(weight)));
-  return alias;
-}
-
-bool is_transpose(const at::TensorBase& view, const at::TensorBase& of) {
-  return of.dim() == 2 && view.dim() == 2 && view.size(0) == of.size(1) &&
-         view.size(1) == of.size(0) && view.stride(0) == of.stride(1) &&
-         view.stride(1) == of.stride(0) && view.storage_offset() == of.storage_offset();
-}
-
-/// What stands in for `argument`; undefined where nothing does.
+/// What stands in for `argument`, float32; undefined where nothing does.
 at::Tensor stand_in(const at::Tensor& argument, c10::DeviceType device_type) {
+  // Results of other ops are never weights.
+  if (argument.is_inference() || (!argument.is_leaf() && !argument.is_view())) return {};
   auto& all = entries();
   const std::lock_guard lock(all.mutex);
+  detail::WeightUse use{argument, false};
   auto found = all.of_weight.find(argument.unsafeGetTensorImpl());
-  const bool view = found == all.of_weight.end() && argument.is_view();
-  const at::TensorBase& weight = view ? argument._base() : argument;
-  if (view) found = all.of_weight.find(weight.unsafeGetTensorImpl());
-  if (found == all.of_weight.end()) return {};
+  if (found == all.of_weight.end()) {
+    const auto behind = detail::weight_behind(argument);
+    if (!behind || !behind->transposed) return {};
+    use = *behind;
+    found = all.of_weight.find(use.weight.unsafeGetTensorImpl());
+    if (found == all.of_weight.end()) return {};
+  }
+  const auto& weight = use.weight;
   auto& entry = found->second;
   if (weight.device().type() != device_type ||
       entry.copy.scalar_type() != at::autocast::get_autocast_dtype(device_type) ||
       entry.copy.device() != weight.device() || weight._version() != entry.version ||
       weight.const_data_ptr() != entry.address)
     return {};
-  const bool transposed = view && is_transpose(argument, weight);
-  if (view && !transposed) return {};
   ++all.uses;
   if (!at::GradMode::is_enabled() || !weight.requires_grad())
-    return transposed ? entry.copy.t() : entry.copy;
+    return use.transposed ? entry.copy.t() : entry.copy;
   // Stock autocast casts a view at each use, so the gradients of its uses are added in float32;
   // it keeps the cast of a weight for the region, so theirs are added in 16 bits.
-  if (transposed) return make_alias(at::Tensor(weight), entry.copy).t();
-  if (!at::autocast::is_autocast_cache_enabled()) return make_alias(at::Tensor(weight), entry.copy);
+  if (use.transposed) return detail::make_alias(weight, entry.copy).t();
+  if (!at::autocast::is_autocast_cache_enabled()) return detail::make_alias(weight, entry.copy);
   const auto epoch = detail::cast_cache_epoch();
   if (!entry.alias.defined() || entry.epoch != epoch) {
-    entry.alias = make_alias(at::Tensor(weight), entry.copy);
+    entry.alias = detail::make_alias(weight, entry.copy);
     entry.epoch = epoch;
   }
   return entry.alias;
-}
-
-void use_copies(c10::DeviceType device_type, c10::IValue* begin, c10::IValue* end) {
-  for (auto* value = begin; value != end; ++value) {
-    if (!value->isTensor()) continue;
-    const auto& argument = value->toTensor();
-    if (!argument.defined() || argument.is_inference() || argument.scalar_type() != c10::kFloat)
-      continue;
-    // Results of other ops are never weights.
-    if (!argument.is_leaf() && !argument.is_view()) continue;
-    if (auto copy = stand_in(argument, device_type); copy.defined()) *value = std::move(copy);
-  }
 }
 
 void check_parameter(const at::Tensor& parameter) {
@@ -164,7 +132,7 @@ ShadowWeights::ShadowWeights(std::vector<at::Tensor> parameters, c10::ScalarType
   register_all(parameters_, copies_);
   refresh();
   for (const auto& parameter : parameters_)
-    detail::prepare_lower_precision_ops(parameter.device().type(), &use_copies);
+    detail::offer_stand_ins(parameter.device().type(), &stand_in);
 }
 
 ShadowWeights::~ShadowWeights() {

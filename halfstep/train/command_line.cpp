@@ -1,7 +1,7 @@
 #include "halfstep/train/command_line.h"
 
 #include "halfstep/core/error.h"
-#include "halfstep/train/config/nearest.h"
+#include "halfstep/core/nearest.h"
 
 #include <cerrno>
 #include <charconv>

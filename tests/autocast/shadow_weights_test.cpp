@@ -1,7 +1,6 @@
 #include "halfstep/autocast/shadow_weights.h"
 
 #include "halfstep/autocast/autocast.h"
-#include "halfstep/autocast/lower_precision_ops.h"
 #include "halfstep/core/error.h"
 #include "halfstep/nn/linear.h"
 
@@ -76,7 +75,7 @@ class ShadowWeightsTest : public testing::DeviceTest {
       optimizer.zero_grad();
       torch::Tensor loss;
       {
-        const Autocast autocast(AutocastOptions(GetParam()).dtype(dtype));
+        const Autocast autocast(AutocastOptions(GetParam()).dtype(dtype).policy(policy));
         loss = torch::nn::functional::cross_entropy(net.forward(data), target);
       }
       loss.backward();
@@ -88,6 +87,7 @@ class ShadowWeightsTest : public testing::DeviceTest {
 
   torch::Tensor x;
   torch::Tensor weight;
+  std::optional<OpPolicy> policy;
 };
 HALFSTEP_ON_EACH_DEVICE(ShadowWeightsTest);
 
@@ -137,6 +137,53 @@ TEST_P(ShadowWeightsTest, AreTakenWhereTheyFitOnly) {
     at::mm(x, weight.t());
   }
   EXPECT_EQ(ShadowWeights::uses(), before + 1);
+}
+
+TEST_P(ShadowWeightsTest, StandInInRegionsWithAPolicy) {
+  const ShadowWeights shadows({weight}, torch::kBFloat16);
+  auto list = OpPolicy::torch(GetParam());
+  const CastCounter casts(weight);
+  EXPECT_TRUE(taken(bfloat16().policy(list)));
+  {
+    const auto before = ShadowWeights::uses();
+    const Autocast autocast(bfloat16().policy(list));
+    at::mm(x, weight.t());
+    EXPECT_EQ(ShadowWeights::uses(), before + 1);
+  }
+  EXPECT_EQ(casts.count(), 0);
+  // What the policy runs in float32 takes the weight itself.
+  EXPECT_FALSE(taken(bfloat16().policy(list.set("linear", CastRule::float32))));
+  EXPECT_TRUE(taken(bfloat16())) << "after the region";
+}
+
+TEST_P(ShadowWeightsTest, TrainToTheBitsOfStockAutocastUnderAPolicy) {
+  const auto stock = train(false, torch::kBFloat16);
+  const auto before = ShadowWeights::uses();
+  policy = OpPolicy::torch(GetParam());
+  const auto shadowed = train(true, torch::kBFloat16);
+  EXPECT_EQ(ShadowWeights::uses() - before, 5 * 13);
+  for (size_t i = 0; i < stock.size(); ++i) expect_same_bits(shadowed[i], stock[i]);
+  const auto cached = train(false, torch::kBFloat16);
+  for (size_t i = 0; i < stock.size(); ++i) expect_same_bits(cached[i], stock[i]);
+}
+
+// A view made without gradients passes none on to its weight.
+TEST_P(ShadowWeightsTest, TakeNoGradientOfAViewMadeWithoutGradients) {
+  const ShadowWeights shadows({weight}, torch::kBFloat16);
+  torch::Tensor view;
+  {
+    const torch::NoGradGuard no_grad;
+    view = weight.t();
+  }
+  for (const auto& list : {std::optional<OpPolicy>(), std::optional(OpPolicy::torch(GetParam()))}) {
+    torch::Tensor loss;
+    {
+      const Autocast autocast(bfloat16().policy(list));
+      loss = at::mm(x, view).sum();
+    }
+    loss.backward();
+    EXPECT_FALSE(weight.grad().defined());
+  }
 }
 
 TEST_P(ShadowWeightsTest, EndWithTheirObject) {
@@ -275,12 +322,6 @@ TEST_P(ShadowWeightsTest, RefuseWhatTheyCannotShadow) {
                "a parameter must have one copy, but parameter 1 has one already");
   const ShadowWeights first({weight}, torch::kBFloat16);
   EXPECT_ERROR(make({weight}, torch::kBFloat16), UsageError, "parameter 0 has one already");
-}
-
-TEST(LowerPrecisionOps, AreAllOfLibTorchsList) {
-  EXPECT_EQ(detail::lower_precision_ops(torch::kCPU).size(), 21);
-  EXPECT_GE(detail::lower_precision_ops(torch::kCUDA).size(), 20);
-  EXPECT_TRUE(detail::lower_precision_ops(torch::kXPU).empty());
 }
 
 }  // namespace halfstep

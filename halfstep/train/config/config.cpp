@@ -1,7 +1,7 @@
 #include "halfstep/train/config/config.h"
 
 #include "halfstep/core/error.h"
-#include "halfstep/train/config/nearest.h"
+#include "halfstep/core/nearest.h"
 #include "halfstep/train/config/node.h"
 #include "halfstep/train/config/parse.h"
 #include "halfstep/train/config/read.h"

@@ -1,7 +1,6 @@
 #include "halfstep/train/models/mlp.h"
 
 #include "halfstep/core/error.h"
-#include "halfstep/train/config/nearest.h"
 
 #include <algorithm>
 #include <map>

@@ -1,7 +1,7 @@
 #include "halfstep/train/registry/registry.h"
 
 #include "halfstep/core/error.h"
-#include "halfstep/train/config/nearest.h"
+#include "halfstep/core/nearest.h"
 
 namespace halfstep::train::detail {
 

@@ -1,8 +1,8 @@
-#include "halfstep/train/config/nearest.h"
+#include "halfstep/core/nearest.h"
 
 #include <gtest/gtest.h>
 
-namespace halfstep::train {
+namespace halfstep {
 
 TEST(Nearest, FindsMisspellingsOnly) {
   const std::vector<std::string> known{"log_interval", "max_epochs", "lr",     "Adam",
@@ -40,4 +40,4 @@ TEST(Nearest, SuggestionIsASentence) {
   EXPECT_EQ(suggest("zzz", {"max_epochs"}), "");
 }
 
-}  // namespace halfstep::train
+}  // namespace halfstep

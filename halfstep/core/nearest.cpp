@@ -1,9 +1,9 @@
-#include "halfstep/train/config/nearest.h"
+#include "halfstep/core/nearest.h"
 
 #include <algorithm>
 #include <cctype>
 
-namespace halfstep::train {
+namespace halfstep {
 namespace {
 
 // Longer words are data, not misspellings, and would make the table below large.
@@ -68,4 +68,4 @@ std::string suggest(std::string_view word, const std::vector<std::string>& known
   return found.empty() ? "" : "did you mean '" + found + "'?";
 }
 
-}  // namespace halfstep::train
+}  // namespace halfstep

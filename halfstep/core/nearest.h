@@ -3,7 +3,7 @@
 #include <string_view>
 #include <vector>
 
-namespace halfstep::train {
+namespace halfstep {
 
 /// The known word that `word` is most likely a misspelling of, or an empty text where none is near.
 /// Near means: at most a third of the letters differ (case and - for _ don't count; swapped
@@ -14,4 +14,4 @@ std::string nearest(std::string_view word, const std::vector<std::string>& known
 /// near.
 std::string suggest(std::string_view word, const std::vector<std::string>& known);
 
-}  // namespace halfstep::train
+}  // namespace halfstep

@@ -1,0 +1,44 @@
+#include "halfstep/autocast/policy_region.h"
+
+#include "halfstep/autocast/autocast_kernels.h"
+#include "halfstep/core/libtorch.h"
+
+namespace halfstep::detail {
+
+namespace {
+
+constexpr std::string_view kName = "halfstep op policy";
+constexpr auto kKind = debug_info_kind(&kName, 1);
+
+PolicyRegion* innermost() {
+  return static_cast<PolicyRegion*>(c10::ThreadLocalDebugInfo::get(kKind));
+}
+
+std::shared_ptr<PolicyRegion> make_region(c10::DeviceType device_type, const OpPolicy& policy) {
+  auto region = std::make_shared<PolicyRegion>(device_type, policy);
+  register_autocast_kernels(device_type, region->policy().ops());
+  return region;
+}
+
+}  // namespace
+
+PolicyRegion::PolicyRegion(c10::DeviceType device_type, const OpPolicy& policy)
+    : device_type_(device_type), policy_(policy.compiled()) {
+  if (auto* surrounding = innermost()) surrounding_ = surrounding->shared_from_this();
+}
+
+PolicyRegion* PolicyRegion::current(c10::DeviceType device_type) {
+  auto* region = innermost();
+  while (region != nullptr && region->device_type_ != device_type)
+    region = region->surrounding_.get();
+  return region;
+}
+
+PolicyRegionGuard::PolicyRegionGuard(c10::DeviceType device_type, const OpPolicy& policy)
+    : region_(make_region(device_type, policy)), guard_(kKind, region_) {}
+
+PolicyRegionGuard::~PolicyRegionGuard() {
+  region_->cache().close();
+}
+
+}  // namespace halfstep::detail
