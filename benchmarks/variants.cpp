@@ -4,16 +4,13 @@
 #include "halfstep/core/error.h"
 #include "halfstep/optim/adam.h"
 #include "halfstep/optim/gradient_dtype.h"
+#include "halfstep/optim/weight_dtype.h"
 
 #include <utility>
 
 #include <ATen/ops/cross_entropy_loss.h>
-#include <torch/nn/modules/batchnorm.h>
-#include <torch/nn/modules/embedding.h>
-#include <torch/nn/modules/normalization.h>
 #include <torch/optim/adam.h>
 #include <torch/types.h>
-#include <torch/utils.h>
 
 namespace halfstep::benchmarks {
 namespace {
@@ -59,22 +56,10 @@ Step with_bfloat16_gradients(std::shared_ptr<train::Model> network, Batch batch,
   return with_shadow_weights(std::move(network), std::move(batch), autocast);
 }
 
-// In bfloat16: the weights that autocast would cast. Norms and embeddings stay in float32, as the
-// sums of the residual stream do; so the first loss is that of the other variants.
-void make_matrices_bfloat16(torch::nn::Module& network) {
-  const torch::NoGradGuard no_grad;
-  for (const auto& module : network.modules()) {
-    if (module->as<torch::nn::BatchNorm2d>() || module->as<torch::nn::LayerNorm>() ||
-        module->as<torch::nn::Embedding>())
-      continue;
-    for (auto& parameter : module->parameters(/*recurse=*/false))
-      parameter.set_data(parameter.to(at::kBFloat16));
-  }
-}
-
 template <optim::MasterWeights kind>
 Step with_masters(std::shared_ptr<train::Model> network, Batch batch, bool autocast) {
-  make_matrices_bfloat16(*network);
+  // Rounded as autocast rounds: the first loss is that of the other variants.
+  optim::set_weight_dtype(*network, at::kBFloat16);
   auto optimizer = std::make_shared<optim::Adam>(
       network->parameters(), optim::AdamOptions(learning_rate).master_weights(kind));
   return raw_loop(std::move(network), std::move(batch), autocast, std::move(optimizer));

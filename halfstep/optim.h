@@ -12,3 +12,4 @@
 #include "halfstep/optim/one_cycle.h"
 #include "halfstep/optim/schedule.h"
 #include "halfstep/optim/sgd.h"
+#include "halfstep/optim/weight_dtype.h"

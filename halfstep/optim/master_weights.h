@@ -10,7 +10,7 @@ namespace halfstep::optim {
 /// smaller than half a unit in a 16-bit weight's last place are lost without one: it adds them up,
 /// and the weight is the master, rounded to nearest. The optimizer's other state is float32 then.
 ///
-///   net->to(torch::kBFloat16);
+///   set_weight_dtype(*net, torch::kBFloat16);
 ///   Adam adam(net->parameters(), AdamOptions(1e-4).master_weights(MasterWeights::float32));
 ///
 /// Bytes a weight, for all that is as large as the weights but the optimizer's own buffers:

@@ -2,7 +2,9 @@
 
 #include "halfstep/core/error.h"
 #include "halfstep/optim/fused_optimizer.h"
+#include "halfstep/optim/weight_dtype.h"
 #include "halfstep/train/loop/settings.h"
+#include "halfstep/train/optim/optimizers.h"
 
 #include <iostream>
 
@@ -62,6 +64,29 @@ void read_model(Config& config, const RunOptions& options, RunParts& parts) {
   parts.loss = losses().build(loss);
 }
 
+/// Masters are of 16-bit weights: gives the model those.
+void choose_weight_dtype(Config& optimizer, RunParts& parts) {
+  constexpr const char* key = "master_weights";
+  if (parts.master_weights == optim::MasterWeights::none) return;
+  const auto& amp = parts.amp;
+  if (!amp.enabled)
+    optimizer.fail(key,
+                   "must be none where the weights stay float32 (--amp, or type: "
+                   "AmpOptimWrapper, makes 16-bit ones)");
+  if (parts.master_weights == optim::MasterWeights::remainder && amp.dtype == c10::kHalf)
+    optimizer.fail(key,
+                   "must be none or float32 with dtype float16 (bfloat16 alone is the upper "
+                   "half of a float32, which remainder completes)");
+  if (amp.scaling && amp.loss_scale.options.at_min_scale() == AtMinScale::fall_back)
+    optimizer.fail(key,
+                   "must be none with loss_scale.at_min_scale fall_back (16-bit weights can't "
+                   "change their dtype on the way; take stop or continue)");
+  if (optim::set_weight_dtype(*parts.model, amp.dtype) == 0)
+    optimizer.fail(key,
+                   "must be none for a model without linear and convolution layers (theirs "
+                   "are the weights that it makes 16-bit ones)");
+}
+
 void read_optimizer(Config& optim_wrapper, RunParts& parts) {
   std::vector<torch::Tensor> parameters;
   for (const auto& item : parts.model->named_parameters()) {
@@ -75,6 +100,11 @@ void read_optimizer(Config& optim_wrapper, RunParts& parts) {
       "for some of them");
   auto optimizer = optim_wrapper.child("optimizer");
   parts.optimizer = optimizers().build(optimizer, parameters);
+  if (const auto* fused = dynamic_cast<const optim::FusedOptimizer*>(parts.optimizer.get())) {
+    const auto& defaults = static_cast<const optim::FusedOptions&>(fused->defaults());
+    parts.master_weights = defaults.settings().master_weights;
+    choose_weight_dtype(optimizer, parts);
+  }
   parts.choose_shadow_weights();
 }
 
@@ -109,7 +139,8 @@ void RunParts::choose_shadow_weights() const {
   auto* fused = dynamic_cast<optim::FusedOptimizer*>(optimizer.get());
   if (!fused) return;
   fused->drop_shadow_weights();
-  if (amp.enabled) fused->keep_shadow_weights(amp.dtype);
+  if (amp.enabled && master_weights == optim::MasterWeights::none)
+    fused->keep_shadow_weights(amp.dtype);
 }
 
 RunParts build_training(Config& config, const RunOptions& options,
@@ -140,6 +171,11 @@ RunParts build_testing(Config& config, const RunOptions& options) {
   auto optim_wrapper = config.child("optim_wrapper");
   parts.amp = read_precision(optim_wrapper, options);
   optim_wrapper.ignore("optimizer");
+  if (optim_wrapper.is_mapping("optimizer")) {
+    auto optimizer = optim_wrapper.child("optimizer");
+    if (optimizer.has("master_weights")) parts.master_weights = read_master_weights(optimizer);
+    choose_weight_dtype(optimizer, parts);
+  }
   for (const char* key : {"randomness", "param_scheduler", "train_cfg", "default_hooks",
                           "custom_hooks", "train_dataloader"})
     config.ignore(key);

@@ -1,5 +1,6 @@
 #pragma once
 #include "halfstep/optim/lr_scheduler.h"
+#include "halfstep/optim/master_weights.h"
 #include "halfstep/train/data/loader.h"
 #include "halfstep/train/hooks/hook.h"
 #include "halfstep/train/loop/amp_settings.h"
@@ -33,6 +34,7 @@ struct RunParts {
   std::vector<std::string> parameter_names;  ///< of those trained, in the optimizer's order
   Loss loss;
   std::unique_ptr<torch::optim::Optimizer> optimizer;
+  optim::MasterWeights master_weights = optim::MasterWeights::none;  ///< the optimizer's
   std::unique_ptr<optim::LRScheduler> lr_scheduler;  ///< null where the config has none
   bool schedule_by_epoch = true;                     ///< what lr_scheduler counts: epochs or steps
   std::vector<std::unique_ptr<Hook>> hooks;
@@ -49,8 +51,9 @@ struct RunParts {
     f(*checkpoint_hook);
   }
 
-  /// Lets a fused optimizer keep copies of the weights in amp's dtype, and none in float32:
-  /// autocast takes them instead of casting each weight in each step, to the same bits.
+  /// Lets a fused optimizer keep copies of the weights in amp's dtype, and none in float32 or where
+  /// the weights have that dtype themselves (master_weights): autocast takes them instead of
+  /// casting each weight in each step, to the same bits.
   void choose_shadow_weights() const;
 };
 

@@ -194,6 +194,9 @@ bool Trainer::check_overflows() {
 }
 
 void Trainer::fall_back() {
+  HALFSTEP_CHECK_USAGE(parts_.master_weights == optim::MasterWeights::none, "Trainer::fall_back",
+                       "a run that falls back must have float32 weights, but master_weights gives "
+                       "it 16-bit ones; leave it out");
   settle();
   parts_.amp.fall_back();
   parts_.choose_shadow_weights();

@@ -26,6 +26,12 @@ std::tuple<double, double> betas(Config& config, const std::tuple<double, double
   return {values[0], values[1]};
 }
 
+// What all of the fused optimizers take.
+template <class Options>
+void read_fused(Config& config, Options& options) {
+  options.master_weights(read_master_weights(config));
+}
+
 // Adam's and AdamW's options have the same names.
 template <class Options>
 Options adam_options(Config& config) {
@@ -35,10 +41,19 @@ Options adam_options(Config& config) {
   options.eps(at_least_zero(config, "eps", options.eps()));
   options.weight_decay(at_least_zero(config, "weight_decay", options.weight_decay()));
   options.amsgrad(config.get<bool>("amsgrad", options.amsgrad()));
+  read_fused(config, options);
   return options;
 }
 
 }  // namespace
+
+optim::MasterWeights read_master_weights(Config& optimizer) {
+  const auto kind = optimizer.get<std::string>("master_weights", "none");
+  if (kind == "none") return optim::MasterWeights::none;
+  if (kind == "float32") return optim::MasterWeights::float32;
+  if (kind == "remainder") return optim::MasterWeights::remainder;
+  optimizer.fail("master_weights", "must be none, float32 or remainder");
+}
 
 OptimizerPtr make_adam(Config& config, std::vector<torch::Tensor> parameters) {
   return std::make_unique<optim::Adam>(std::move(parameters),
@@ -59,6 +74,7 @@ OptimizerPtr make_sgd(Config& config, std::vector<torch::Tensor> parameters) {
   options.nesterov(config.get<bool>("nesterov", options.nesterov()));
   if (options.nesterov() && (options.momentum() <= 0 || options.dampening() != 0))
     config.fail("nesterov", "must be false unless momentum is above 0 and dampening is 0");
+  read_fused(config, options);
   return std::make_unique<optim::SGD>(std::move(parameters), options);
 }
 
@@ -81,6 +97,7 @@ OptimizerPtr make_adagrad(Config& config, std::vector<torch::Tensor> parameters)
   options.initial_accumulator_value(
       at_least_zero(config, "initial_accumulator_value", options.initial_accumulator_value()));
   options.eps(at_least_zero(config, "eps", options.eps()));
+  read_fused(config, options);
   return std::make_unique<optim::Adagrad>(std::move(parameters), options);
 }
 

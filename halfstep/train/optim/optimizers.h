@@ -1,4 +1,5 @@
 #pragma once
+#include "halfstep/optim/master_weights.h"
 #include "halfstep/train/config/config.h"
 
 #include <memory>
@@ -12,7 +13,12 @@ using OptimizerPtr = std::unique_ptr<torch::optim::Optimizer>;
 
 /// The fused optimizers of halfstep::optim, and LibTorch's RMSprop, with the keys, defaults and
 /// ranges of Python's classes. Each throws UsageError with file and line for a value out of range.
-/// Difference from Python: LBFGS is missing, its step needs a closure that the loop has not.
+/// The fused ones have `master_weights`, too. Difference from Python: LBFGS is missing, its step
+/// needs a closure that the loop has not.
+
+/// The key `master_weights` of an optimizer: none (the default), float32 or remainder. Throws
+/// UsageError with file and line for another value.
+optim::MasterWeights read_master_weights(Config& optimizer);
 
 /// lr (1e-3), betas ([0.9, 0.999]), eps (1e-8), weight_decay (0), amsgrad (false).
 OptimizerPtr make_adam(Config& config, std::vector<torch::Tensor> parameters);

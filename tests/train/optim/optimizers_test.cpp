@@ -68,6 +68,21 @@ TEST(Optimizers, KeysReachTheOptions) {
       AdagradOptions(0.1).lr_decay(0.2).weight_decay(0.3).initial_accumulator_value(0.4).eps(1e-6));
 }
 
+TEST(Optimizers, MasterWeightsReachAllFusedOnes) {
+  using optim::MasterWeights;
+  const std::pair<const char*, MasterWeights> kinds[] = {{"none", MasterWeights::none},
+                                                         {"float32", MasterWeights::float32},
+                                                         {"remainder", MasterWeights::remainder}};
+  for (const char* type : {"Adam", "AdamW", "SGD", "Adagrad"}) {
+    for (const auto& [name, kind] : kinds) {
+      const auto optimizer =
+          build(std::string("{type: ") + type + ", master_weights: " + name + "}");
+      const auto& defaults = dynamic_cast<const optim::FusedOptions&>(optimizer->defaults());
+      EXPECT_EQ(defaults.settings().master_weights, kind) << type << " " << name;
+    }
+  }
+}
+
 TEST(Optimizers, StepMovesTheGivenParameters) {
   for (const char* type : {"Adam", "AdamW", "SGD", "RMSprop", "Adagrad"}) {
     const auto parameter = torch::ones({2}).requires_grad_();
@@ -96,8 +111,10 @@ TEST(Optimizers, ValuesOutOfRangeAreErrors) {
       {"{type: Adagrad, lr_decay: -1}", "o.lr_decay must be at least 0, but got -1"},
       {"{type: Adagrad, initial_accumulator_value: -1}", "o.initial_accumulator_value must be"},
       {"{type: Adam, lrr: 1}",
-       "unknown key 'lrr' in o; allowed: amsgrad, betas, eps, lr, type, weight_decay; did you mean "
-       "'lr'?"},
+       "unknown key 'lrr' in o; allowed: amsgrad, betas, eps, lr, master_weights, type, "
+       "weight_decay; did you mean 'lr'?"},
+      {"{type: SGD, master_weights: 16}", "o.master_weights must be"},
+      {"{type: RMSprop, master_weights: none}", "unknown key 'master_weights' in o"},
       {"{type: LBFGS}", "unknown optimizer 'LBFGS'; known: Adagrad, Adam, AdamW, RMSprop, SGD"},
   };
   for (const auto& c : cases)

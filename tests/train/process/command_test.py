@@ -266,6 +266,7 @@ optim_wrapper:
     eps: 1.0e-08
     weight_decay: 0.0
     amsgrad: false
+    master_weights: none
   dtype: auto
   loss_scale: auto
 randomness:
