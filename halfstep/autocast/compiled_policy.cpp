@@ -1,5 +1,7 @@
 #include "halfstep/autocast/compiled_policy.h"
 
+#include "halfstep/autocast/autocast_kernels.h"
+
 #include <algorithm>
 #include <mutex>
 
@@ -25,6 +27,13 @@ CompiledPolicy::CompiledPolicy(const std::map<std::string, CastRule>& rules,
   for (const auto& more : call_rules_) {
     for (auto& op : more->ops()) ops_.push_back(std::move(op));
   }
+}
+
+void CompiledPolicy::register_kernels(c10::DeviceType device_type) const {
+  const auto bit = uint64_t{1} << static_cast<int>(device_type);
+  if ((has_kernels_.load(std::memory_order_acquire) & bit) != 0) return;
+  register_autocast_kernels(device_type, ops_);
+  has_kernels_.fetch_or(bit, std::memory_order_release);
 }
 
 int64_t CompiledPolicy::calls(const std::string& op) const {

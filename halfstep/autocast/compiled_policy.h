@@ -5,6 +5,8 @@
 #include <map>
 #include <memory>
 
+#include <c10/core/DeviceType.h>
+
 namespace halfstep::detail {
 
 /// A small number for each op name that rules or kernels speak of, the same for the life of the
@@ -32,15 +34,16 @@ class CompiledPolicy {
   /// How often the op's own rule was asked for.
   int64_t calls(const std::string& op) const;
 
-  /// Every op that needs a kernel.
-  const std::vector<std::string>& ops() const { return ops_; }
+  /// Puts kernels before autocast's for the policy's ops, at the first call for a device type.
+  void register_kernels(c10::DeviceType device_type) const;
 
  private:
-  std::vector<std::string> ops_;
+  std::vector<std::string> ops_;  // that need a kernel
   size_t size_ = 0;
   std::vector<int8_t> rules_;  // by op_index; -1 is none
   std::unique_ptr<std::atomic<int64_t>[]> calls_;
   std::vector<std::shared_ptr<const CallRules>> call_rules_;
+  mutable std::atomic<uint64_t> has_kernels_ = 0;  // a bit for each device type
 };
 
 }  // namespace halfstep::detail

@@ -1,6 +1,5 @@
 #include "halfstep/autocast/policy_region.h"
 
-#include "halfstep/autocast/autocast_kernels.h"
 #include "halfstep/core/libtorch.h"
 
 namespace halfstep::detail {
@@ -16,7 +15,7 @@ PolicyRegion* innermost() {
 
 std::shared_ptr<PolicyRegion> make_region(c10::DeviceType device_type, const OpPolicy& policy) {
   auto region = std::make_shared<PolicyRegion>(device_type, policy);
-  register_autocast_kernels(device_type, region->policy().ops());
+  region->policy().register_kernels(device_type);
   return region;
 }
 

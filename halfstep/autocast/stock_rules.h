@@ -18,9 +18,9 @@ struct StockRule {
 
 /// The list of the running LibTorch for a device type, by op name ("softmax.int"). Empty for
 /// device types without one. Kernels of other libraries for ops of theirs are left out. Read at the
-/// first call for a device type, in a few milliseconds: from the registrations, and from what each
-/// registered kernel does with tensors that have a dtype but no memory; no op is run. Safe from any
-/// thread.
+/// first call for a device type, in about ten milliseconds: from the registrations, and from what
+/// each registered kernel does with tensors that have a dtype but no memory; no op is run. Safe
+/// from any thread.
 const std::map<std::string, StockRule>& stock_rules(c10::DeviceType device_type);
 
 }  // namespace halfstep::detail

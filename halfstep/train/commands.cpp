@@ -48,6 +48,10 @@ void print_dtypes(const Trainer& trainer) {
   if (trainer.counted_steps() == 0) return;
   fmt::print("dtypes, counted from the dispatcher in {} of {} steps: {}\n", trainer.counted_steps(),
              trainer.steps_of_this_process(), trainer.dtypes().summary());
+  const auto& policy = trainer.parts().amp.policy;
+  if (!policy) return;
+  for (const auto& rule : policy->unmatched())
+    fmt::print("the rule for {} in autocast.ops met no op call\n", rule);
 }
 
 std::string in_quotes(const std::string& word) {

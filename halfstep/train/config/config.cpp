@@ -114,6 +114,12 @@ bool Config::has(const std::string& key) {
   return find_allowed(*node_, key);
 }
 
+std::vector<std::string> Config::keys() const {
+  std::vector<std::string> given;
+  for (const auto& entry : node_->entries) given.push_back(entry.key);
+  return given;
+}
+
 bool Config::is_mapping(const std::string& key) const {
   const auto* entry = find_given(*node_, key);
   return entry && entry->value->kind == Kind::mapping;

@@ -65,6 +65,9 @@ class Config {
   bool is_text(const std::string& key) const;
   bool is_number(const std::string& key) const;
 
+  /// The keys given, in the order of the file; declares none of them allowed.
+  std::vector<std::string> keys() const;
+
   /// The value of a key that must be given. Throws UsageError with file and line where it is
   /// missing or of another type.
   template <ConfigValue T>

@@ -2,6 +2,7 @@
 
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
+#include "halfstep/train/loop/policy_settings.h"
 
 #include <ATen/autocast_mode.h>
 
@@ -23,7 +24,7 @@ AmpSettings AmpSettings::read(Config& optim_wrapper, c10::Device device) {
   amp.loss_scale.options.device_type(device.type()).enabled(false);
   const auto type = optim_wrapper.get<std::string>("type", "OptimWrapper");
   if (type == "OptimWrapper") {
-    for (const char* key : {"dtype", "loss_scale"}) {
+    for (const char* key : {"dtype", "loss_scale", "autocast"}) {
       if (optim_wrapper.has(key))
         amp.unused += (amp.unused.empty() ? "" : " and ") + std::string(key);
       optim_wrapper.ignore(key);
@@ -35,6 +36,7 @@ AmpSettings AmpSettings::read(Config& optim_wrapper, c10::Device device) {
 
   amp.enabled = true;
   amp.dtype = read_dtype(optim_wrapper, device);
+  amp.policy = read_policy(optim_wrapper, device.type());
   const bool automatic =
       !optim_wrapper.has("loss_scale") || (optim_wrapper.is_text("loss_scale") &&
                                            optim_wrapper.get<std::string>("loss_scale") == "auto");
@@ -61,7 +63,14 @@ void AmpSettings::fall_back() {
 }
 
 std::string AmpSettings::describe_dtype() const {
-  return enabled ? dtype_name(dtype) + " (autocast)" : "float32";
+  if (!enabled) return "float32";
+  std::string how = "autocast";
+  if (policy) {
+    how += ", op policy " + policy->base();
+    if (const auto count = policy->changes().size(); count > 0)
+      how += " with " + std::to_string(count) + (count == 1 ? " change" : " changes");
+  }
+  return dtype_name(dtype) + " (" + how + ")";
 }
 
 std::string AmpSettings::describe_scale() const {

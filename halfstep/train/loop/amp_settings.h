@@ -1,7 +1,9 @@
 #pragma once
+#include "halfstep/autocast/op_policy.h"
 #include "halfstep/train/config/config.h"
 #include "halfstep/train/loop/loss_scale.h"
 
+#include <optional>
 #include <string>
 
 #include <c10/core/Device.h>
@@ -16,11 +18,13 @@ namespace halfstep::train {
 ///   optim_wrapper: {type: AmpOptimWrapper, dtype: float16, loss_scale: 512., …}
 ///
 /// `loss_scale` is what LossScale reads. `auto`, the default, is dynamic for float16 and off for
-/// bfloat16, whose range is float32's. In float32 neither dtype nor loss_scale is read: one config
-/// serves both modes.
+/// bfloat16, whose range is float32's. In float32 neither dtype nor loss_scale nor autocast is
+/// read: one config serves both modes.
 struct AmpSettings {
   bool enabled = false;
   c10::ScalarType dtype = c10::kFloat;
+  std::optional<OpPolicy> policy =
+      std::nullopt;  ///< `autocast`, see read_policy; none: LibTorch's lists
   bool scaling = false;
   LossScale loss_scale;
   std::string unused;  ///< "dtype and loss_scale": keys given for nothing in float32

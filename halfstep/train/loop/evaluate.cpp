@@ -51,7 +51,8 @@ std::optional<Evaluation> evaluate(Model& model, const Loss& loss, Loader& loade
   for (int64_t number = 0; number < loader.num_batches(); ++number) {
     if (stop && stop()) return std::nullopt;
     const auto [data, target] = to_device(loader.batch(number), device);
-    const Autocast autocast(AutocastOptions(device.type()).enabled(amp.enabled).dtype(amp.dtype));
+    const Autocast autocast(
+        AutocastOptions(device.type()).enabled(amp.enabled).dtype(amp.dtype).policy(amp.policy));
     const auto output = model.forward(data);
     const int64_t count = target.size(0);
     loss_sum += loss(output, target).to(torch::kDouble) * count;

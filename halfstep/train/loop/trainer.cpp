@@ -163,8 +163,10 @@ torch::Tensor Trainer::forward(const Batch& batch) {
   if (steps_of_this_process() % count_dtypes_every == 0) counter.emplace();
   torch::Tensor loss;
   {
-    const Autocast autocast(
-        AutocastOptions(device_.type()).enabled(parts_.amp.enabled).dtype(parts_.amp.dtype));
+    const Autocast autocast(AutocastOptions(device_.type())
+                                .enabled(parts_.amp.enabled)
+                                .dtype(parts_.amp.dtype)
+                                .policy(parts_.amp.policy));
     loss = parts_.loss(parts_.model->forward(batch.data), batch.target);
   }
   if (counter) {

@@ -1,0 +1,62 @@
+#include "halfstep/train/loop/policy_settings.h"
+
+#include "halfstep/core/error.h"
+
+namespace halfstep::train {
+
+namespace {
+
+constexpr const char* kNoRule = "none";
+
+/// Runs `change`; what the library refuses is said with the place in the file.
+template <class Change>
+void at_place(const Config& config, const std::string& key, const Change& change) try {
+  change();
+} catch (const UsageError& error) {
+  const std::string_view message = error.what();
+  // The library's message begins with its own place.
+  halfstep::detail::raise<UsageError>("config", config.where(key),
+                                      ": autocast: ", message.substr(message.find("] ") + 2));
+}
+
+}  // namespace
+
+std::optional<OpPolicy> read_policy(Config& optim_wrapper, c10::DeviceType device_type) {
+  auto config = optim_wrapper.child_if("autocast");
+  if (!config) return std::nullopt;
+  OpPolicy policy;
+  const auto base = config->get<std::string>("policy", "torch");
+  at_place(*config, "policy", [&] { policy = OpPolicy::preset(base, device_type); });
+  auto ops = config->child_if("ops");
+  if (!ops) return policy;
+  for (const auto& op : ops->keys()) {
+    const auto rule = ops->get<std::string>(op);
+    at_place(*ops, op, [&] {
+      if (rule == kNoRule)
+        policy.remove(op);
+      else
+        policy.set(op, parse_cast_rule(rule));
+    });
+  }
+  return policy;
+}
+
+std::string policy_to_yaml(const OpPolicy& policy) {
+  std::string text = "{policy: " + policy.base();
+  std::string ops;
+  // A name may have been set again: a mapping takes it once, and the last one counts.
+  const auto& changes = policy.changes();
+  for (size_t i = 0; i < changes.size(); ++i) {
+    const auto& [op, rule] = changes[i];
+    const auto again = [&op = op](const auto& later) { return later.first == op; };
+    if (std::any_of(changes.begin() + static_cast<ptrdiff_t>(i) + 1, changes.end(), again))
+      continue;
+    // Quoted: "::" in a name, as "mylib::op", is no mapping.
+    ops +=
+        (ops.empty() ? "" : ", ") + ("\"" + op + "\": ") + (rule ? cast_rule_name(*rule) : kNoRule);
+  }
+  if (!ops.empty()) text += ", ops: {" + ops + "}";
+  return text + "}";
+}
+
+}  // namespace halfstep::train

@@ -1,0 +1,91 @@
+#include "halfstep/train/loop/policy_settings.h"
+
+#include "halfstep/core/error.h"
+#include "halfstep/train/loop/amp_settings.h"
+
+#include "tests/support/errors.h"
+
+namespace halfstep::train {
+
+namespace {
+
+std::optional<OpPolicy> read(const std::string& yaml, c10::DeviceType device_type = c10::kCPU) {
+  auto config = Config::parse(yaml, "x.yaml");
+  auto policy = read_policy(config, device_type);
+  config.finish();
+  return policy;
+}
+
+}  // namespace
+
+TEST(PolicySettings, AreNoneWithoutTheKey) {
+  EXPECT_FALSE(read("{}"));
+}
+
+TEST(PolicySettings, ReadAPresetAndItsChanges) {
+  const auto policy =
+      read("{autocast: {policy: torch, ops: {softmax: float32, linear: keep, bmm: none}}}");
+  ASSERT_TRUE(policy);
+  EXPECT_EQ(policy->base(), "torch(cpu)");
+  EXPECT_EQ(policy->rule("softmax.int"), CastRule::float32);
+  EXPECT_EQ(policy->rule("addmm"), CastRule::keep);
+  EXPECT_EQ(policy->rule("bmm"), std::nullopt);
+  EXPECT_EQ(policy->rule("mm"), CastRule::lower_precision);
+  EXPECT_EQ(read("{autocast: {}}", c10::kCUDA)->base(), "torch(cuda)");
+}
+
+// A family first, then one of its ops.
+TEST(PolicySettings, ApplyChangesInTheOrderWritten) {
+  const auto policy = read("{autocast: {ops: {matmul: float32, mm: lower_precision}}}");
+  EXPECT_EQ(policy->rule("mm"), CastRule::lower_precision);
+  EXPECT_EQ(policy->rule("bmm"), CastRule::float32);
+  const auto other = read("{autocast: {ops: {mm: lower_precision, matmul: float32}}}");
+  EXPECT_EQ(other->rule("mm"), CastRule::float32);
+}
+
+TEST(PolicySettings, SayWhereTheyAreWrong) {
+  EXPECT_ERROR(read("autocast:\n  ops:\n    sofmax: float32"), UsageError,
+               "[config] x.yaml:3: autocast: an op must be one that LibTorch has, but got 'sofmax'",
+               "did you mean 'softmax'?");
+  EXPECT_ERROR(read("autocast:\n  ops:\n    softmax: float23"), UsageError,
+               "[config] x.yaml:3: ", "but got 'float23'", "did you mean 'float32'?");
+  EXPECT_ERROR(read("autocast:\n  policy: toch"), UsageError,
+               "[config] x.yaml:2: ", "a preset must be torch,", "did you mean 'torch'?");
+  EXPECT_ERROR(read("{autocast: {opps: {}}}"), UsageError, "unknown key 'opps'");
+  EXPECT_ERROR(read("{autocast: {ops: {softmax: 3}}}"), UsageError, "x.yaml:1");
+}
+
+TEST(PolicySettings, SaveAndLoad) {
+  auto policy = OpPolicy::mmcv();
+  policy.set("softmax", CastRule::float32).set("mm", CastRule::float32).remove("bmm");
+  policy.set("conv1d.default", CastRule::keep).set("mm", CastRule::promote);
+  const auto yaml = policy_to_yaml(policy);
+  EXPECT_EQ(yaml,
+            "{policy: mmcv, ops: {\"softmax\": float32, \"bmm\": none, \"conv1d.default\": keep, "
+            "\"mm\": promote}}");
+  const auto again = read("autocast: " + yaml);
+  EXPECT_EQ(again->rules(), policy.rules());
+  EXPECT_EQ(policy_to_yaml(*again), yaml);
+
+  const OpPolicy none;
+  EXPECT_EQ(read("autocast: " + policy_to_yaml(none))->rules(), none.rules());
+  auto merged = OpPolicy();
+  merged.merge(OpPolicy::torch(c10::kCUDA));
+  EXPECT_EQ(read("autocast: " + policy_to_yaml(merged))->rules(), merged.rules());
+}
+
+TEST(PolicySettings, ArePartOfTheAmpSettings) {
+  auto config = Config::parse("{type: AmpOptimWrapper, autocast: {ops: {softmax: float32}}}");
+  const auto amp = AmpSettings::read(config, c10::kCPU);
+  config.finish();
+  ASSERT_TRUE(amp.policy);
+  EXPECT_EQ(amp.policy->rule("softmax.int"), CastRule::float32);
+  EXPECT_EQ(amp.describe_dtype(), "bfloat16 (autocast, op policy torch(cpu) with 1 change)");
+  EXPECT_THAT(config.resolved(), ::testing::HasSubstr("softmax: float32"));
+  // A config serves both modes.
+  auto plain = Config::parse("{type: OptimWrapper, autocast: {ops: {softmax: float32}}}");
+  EXPECT_FALSE(AmpSettings::read(plain, c10::kCPU).policy);
+  plain.finish();
+}
+
+}  // namespace halfstep::train
