@@ -5,6 +5,7 @@
 #include "halfstep/autocast/weight_alias.h"
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
+#include "halfstep/core/weight_mark.h"
 
 #include <atomic>
 #include <mutex>
@@ -24,10 +25,9 @@ constexpr const char* kWhere = "ShadowWeights";
 
 struct Entry {
   at::Tensor copy = {};
-  uint32_t version = 0;           // of the weight when the copy was written
-  const void* address = nullptr;  // likewise
-  uint64_t epoch = 0;             // of the cast cache when the alias was made
-  at::Tensor alias = {};          // of the copy, see make_alias
+  detail::WeightMark weight = {};  // when the copy was written
+  uint64_t epoch = 0;              // of the cast cache when the alias was made
+  at::Tensor alias = {};           // of the copy, see make_alias
 };
 
 /// What the kernels ask. Never destroyed: they outlive everything.
@@ -43,8 +43,7 @@ Entries& entries() {
 }
 
 void note_written(Entry& entry, const at::Tensor& weight) {
-  entry.version = weight._version();
-  entry.address = weight.const_data_ptr();
+  entry.weight = detail::WeightMark(weight);
   entry.alias.reset();
 }
 
@@ -67,8 +66,7 @@ at::Tensor stand_in(const at::Tensor& argument, c10::DeviceType device_type) {
   auto& entry = found->second;
   if (weight.device().type() != device_type ||
       entry.copy.scalar_type() != at::autocast::get_autocast_dtype(device_type) ||
-      entry.copy.device() != weight.device() || weight._version() != entry.version ||
-      weight.const_data_ptr() != entry.address)
+      entry.copy.device() != weight.device() || !entry.weight.is_of(weight))
     return {};
   ++all.uses;
   if (!at::GradMode::is_enabled() || !weight.requires_grad())

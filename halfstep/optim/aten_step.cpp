@@ -13,6 +13,9 @@ namespace halfstep::optim {
 
 namespace {
 
+/// Of float32 masters and gradients that exist for a call only, about this many at once.
+constexpr std::int64_t kElementsAtOnce = std::int64_t{1} << 24;
+
 /// Parameters one kernel call can take, and what comes after it.
 struct Call {
   std::size_t group = 0;
@@ -20,7 +23,7 @@ struct Call {
   std::vector<FusedState*> states;
   std::vector<at::Tensor> originals;           // the user's parameters
   std::vector<at::Tensor> copy_to, copy_from;  // after the call
-  std::vector<std::size_t> masters;            // indices of parameters that have one
+  std::vector<std::size_t> splits;             // indices of masters to be kept as remainder
 };
 
 /// The call of these that can take a parameter, or a new one.
@@ -64,35 +67,58 @@ void bump_versions(const detail::FusedBatch& batch) {
 
 }  // namespace
 
-void FusedOptimizer::step_with_aten(const std::vector<Prepared>& work, const Divisor& divisor) {
-  if (work.empty()) return;
+struct FusedOptimizer::AtenFactors {
   std::optional<halfstep::detail::DeviceCopies> divisors, flags;
-  if (divisor.tensor) divisors.emplace(*divisor.tensor);
-  // Flags of several devices may have been added up, but the kernels skip at exactly 1.
-  if (found_inf) flags.emplace(found_inf->clamp_max(1));
+};
 
+void FusedOptimizer::step_with_aten(std::vector<Prepared>& work, const Divisor& divisor) {
+  if (work.empty()) return;
+  AtenFactors factors;
+  if (divisor.tensor) factors.divisors.emplace(*divisor.tensor);
+  // Flags of several devices may have been added up, but the kernels skip at exactly 1.
+  if (found_inf) factors.flags.emplace(found_inf->clamp_max(1));
+  for (std::size_t begin = 0; begin < work.size();) {
+    auto end = begin;
+    for (std::int64_t elements = 0; end < work.size() && elements < kElementsAtOnce; ++end)
+      if (work[end].has_master) elements += work[end].item.parameter.numel();
+    step_part_with_aten(work, begin, end, factors);
+    begin = end;
+  }
+}
+
+void FusedOptimizer::step_part_with_aten(std::vector<Prepared>& work, std::size_t begin,
+                                         std::size_t end, AtenFactors& factors) {
+  auto& [divisors, flags] = factors;
   std::vector<Call> calls;
-  for (const auto& [item, state, parameter, gradient, is_first_step, has_master] : work) {
-    auto& call = find_call(calls, item.group, parameter.tensor, is_first_step);
+  for (auto i = begin; i < end; ++i) {
+    auto& ready = work[i];
+    const auto& item = ready.item;
+    auto* state = ready.state;
+    const bool splits = ready.has_master && state->master.scalar_type() == c10::kShort;
+    auto parameter = std::move(ready.parameter);
+    if (splits) parameter = {detail::join_master(item.parameter, state->master), true};
+    auto gradient = std::move(ready.gradient);
+    if (ready.has_master) gradient = work_gradient(item.gradient, parameter.tensor, true);
+
+    auto& call = find_call(calls, item.group, parameter.tensor, ready.is_first_step);
     call.states.push_back(state);
     call.originals.push_back(item.parameter);
     call.batch.parameters.push_back(parameter.tensor);
     call.batch.gradients.push_back(gradient.tensor);
     if (state->step.defined()) call.batch.steps.push_back(state->step);
-    for (std::size_t i = 0; i < FusedState::kBuffers; ++i) {
-      if (state->buffers[i].defined()) call.batch.buffers[i].push_back(state->buffers[i]);
+    for (std::size_t b = 0; b < FusedState::kBuffers; ++b) {
+      if (state->buffers[b].defined()) call.batch.buffers[b].push_back(state->buffers[b]);
     }
     const auto copy_back = [&call = call](const at::Tensor& to, const at::Tensor& from) {
       call.copy_to.push_back(to);
       call.copy_from.push_back(from);
     };
-    const bool splits = has_master && state->master.scalar_type() == c10::kShort;
     if (parameter.is_copy && !splits) copy_back(item.parameter, parameter.tensor);
     // An expanded gradient has no room for its elements.
     if (gradient.is_copy && (divisors || settings_.clips_value()) &&
         at::has_internal_overlap(item.gradient) != at::MemOverlap::Yes)
       copy_back(item.gradient, gradient.tensor);
-    if (has_master) call.masters.push_back(call.states.size() - 1);
+    if (splits) call.splits.push_back(call.states.size() - 1);
   }
 
   for (auto& call : calls) {
@@ -109,12 +135,8 @@ void FusedOptimizer::step_with_aten(const std::vector<Prepared>& work, const Div
       at::_foreach_sub_(batch.steps, std::vector<at::Tensor>(batch.steps.size(), *batch.found_inf));
     bump_versions(batch);
     if (!call.copy_to.empty()) at::_foreach_copy_(call.copy_to, call.copy_from);
-    for (const auto i : call.masters) {
-      auto& state = *call.states[i];
-      if (state.master.scalar_type() == c10::kShort)
-        detail::split_master(batch.parameters[i], call.originals[i], state.master);
-      state.mark = detail::WeightMark(call.originals[i]);
-    }
+    for (const auto i : call.splits)
+      detail::split_master(batch.parameters[i], call.originals[i], call.states[i]->master);
     for (const auto& parameter : call.originals) write_shadow(parameter);
     if (batch.is_first_step && batch.found_inf && drops_skipped_first_step(options) &&
         batch.found_inf->item<float>() != 0) {

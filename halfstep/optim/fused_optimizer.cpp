@@ -93,6 +93,11 @@ bool has_cpu_item(const std::vector<detail::StepItem>& items) {
                      [](const auto& item) { return item.parameter.device().is_cpu(); });
 }
 
+/// Also where a kernel throws when another has written weights.
+struct ClearsCastCache {
+  ~ClearsCastCache() { halfstep::detail::clear_cast_cache(); }
+};
+
 // Syncs where the tensor is on a GPU.
 double read_on_cpu(const at::Tensor& tensor) {
   return halfstep::detail::to_device(tensor, c10::kCPU).const_data_ptr<float>()[0];
@@ -124,9 +129,18 @@ at::Tensor FusedOptimizer::step(LossClosure closure) {
     const bool is_own = takes_own_kernel(item);
     (is_own ? own : aten).push_back(prepare(item, !is_own));
   }
+  for (auto* work : {&own, &aten}) {
+    for (auto& ready : *work) {
+      if (ready.fresh) state_[ready.item.parameter.unsafeGetTensorImpl()] = std::move(ready.fresh);
+    }
+  }
+  const auto settled = settled_masters();
+  const ClearsCastCache clears;
   step_with_own(own, divisor);
   step_with_aten(aten, divisor);
-  halfstep::detail::clear_cast_cache();
+  // Not before: parameters that are parts of one tensor share its version.
+  for (const auto& [state, parameter] : settled)
+    state->mark = halfstep::detail::WeightMark(parameter);
   return loss;
 }
 
@@ -142,40 +156,47 @@ bool FusedOptimizer::takes_own_kernel(const detail::StepItem& item) const {
          (detail::element_of(item.gradient.scalar_type()) || aten_is_wrong(dtype));
 }
 
-namespace {
-detail::WorkTensor work_gradient(const at::Tensor& gradient, const at::Tensor& layout,
-                                 bool for_aten) {
-  const bool readable = for_aten || detail::element_of(gradient.scalar_type());
-  return detail::work_gradient(readable ? gradient : gradient.to(c10::kFloat), layout, for_aten);
-}
-}  // namespace
-
 FusedOptimizer::Prepared FusedOptimizer::prepare(const detail::StepItem& item, bool for_aten) {
   const auto& options = options_of(item.group);
   const bool masters = has_master(item.parameter);
   if (uses_buffers(options) == 0 && !masters) {  // plain SGD: nothing to keep, so nothing to save
     if (!stateless_) stateless_ = make_state();
-    auto parameter = detail::work_parameter(item.parameter);
-    auto gradient = work_gradient(item.gradient, parameter.tensor, for_aten);
-    return {item, stateless_.get(), std::move(parameter), std::move(gradient), false, false};
+    Prepared ready{item, stateless_.get(), {}, detail::work_parameter(item.parameter), {}};
+    ready.gradient = work_gradient(item.gradient, ready.parameter.tensor, for_aten);
+    return ready;
   }
-  auto& slot = state_[item.parameter.unsafeGetTensorImpl()];
-  if (!slot) slot = make_state();
-  auto& state = static_cast<FusedState&>(*slot);
-  const bool is_first_step = first_step_differs(options) && !state.buffers[0].defined();
+  // A state that is new, or would not look like one before its first step any more, is kept when
+  // all are ready.
+  const auto found = state_.find(item.parameter.unsafeGetTensorImpl());
+  auto* kept = found == state_.end() ? nullptr : static_cast<FusedState*>(found->second.get());
+  const bool is_first_step =
+      first_step_differs(options) && (kept == nullptr || !kept->buffers[0].defined());
+  std::unique_ptr<torch::optim::OptimizerParamState> fresh;
+  if (kept == nullptr)
+    fresh = make_state();
+  else if (is_first_step)
+    fresh = kept->clone();
+  auto& state = fresh ? static_cast<FusedState&>(*fresh) : *kept;
   detail::adopt(state, item.parameter, settings_.master_weights, where_);
-  detail::WorkTensor parameter;
   if (masters) detail::settle_master(state, item.parameter, settings_.master_weights);
-  if (!masters || (settings_.master_weights == MasterWeights::remainder && !for_aten))
-    parameter = detail::work_parameter(item.parameter);
-  else if (settings_.master_weights == MasterWeights::float32)
-    parameter = {state.master, true};
-  else
-    parameter = {detail::join_master(item.parameter, state.master), true};
-  auto gradient = work_gradient(item.gradient, parameter.tensor, for_aten);
-  fill_state(state, parameter.tensor,
+
+  Prepared ready{item, &state, std::move(fresh), {}, {}, is_first_step, masters};
+  const bool full = settings_.master_weights == MasterWeights::float32;
+  if (!masters || (!full && !for_aten))
+    ready.parameter = detail::work_parameter(item.parameter);
+  else if (full)
+    ready.parameter = {state.master, true};
+  const auto& layout = masters ? state.master : ready.parameter.tensor;
+  if (!masters || !for_aten) ready.gradient = work_gradient(item.gradient, layout, for_aten);
+  fill_state(state, layout,
              detail::buffer_dtype(item.parameter.scalar_type(), settings_.master_weights), options);
-  return {item, &state, std::move(parameter), std::move(gradient), is_first_step, masters};
+  return ready;
+}
+
+detail::WorkTensor FusedOptimizer::work_gradient(const at::Tensor& gradient,
+                                                 const at::Tensor& layout, bool for_aten) {
+  const bool readable = for_aten || detail::element_of(gradient.scalar_type());
+  return detail::work_gradient(readable ? gradient : gradient.to(c10::kFloat), layout, for_aten);
 }
 
 std::optional<FoundInfs> FusedOptimizer::check_gradients() {

@@ -59,8 +59,12 @@ at::Tensor buffer_like(const at::Tensor& parameter, c10::ScalarType dtype) {
 
 void adopt(FusedState& state, const at::Tensor& parameter, MasterWeights kind, const char* where) {
   if (state.step.defined() && (state.step.dim() != 0 || state.step.scalar_type() != c10::kFloat ||
-                               state.step.device() != parameter.device()))
+                               state.step.device() != parameter.device())) {
+    HALFSTEP_CHECK_USAGE(state.step.numel() == 1, where,
+                         "step must be a tensor of one element, but has shape ", state.step.sizes(),
+                         "; load the archive that belongs to this model");
     state.step = state.step.reshape({}).to(parameter.device(), c10::kFloat);
+  }
   at::Tensor layout = parameter;
   if (!parameter.is_non_overlapping_and_dense()) layout = empty_work_tensor(parameter);
   const auto dtype = buffer_dtype(parameter.scalar_type(), kind);

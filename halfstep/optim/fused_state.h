@@ -1,6 +1,6 @@
 #pragma once
+#include "halfstep/core/weight_mark.h"
 #include "halfstep/optim/master_weights.h"
-#include "halfstep/optim/weight_mark.h"
 
 #include <array>
 #include <memory>
@@ -27,7 +27,7 @@ class FusedState : public torch::optim::OptimizerParamState {
   at::Tensor master;
 
   /// The parameter as the last step left it. Not saved.
-  detail::WeightMark mark;
+  halfstep::detail::WeightMark mark;
 
   /// Names of the buffers in archives; nullptr from the first one that is not used.
   virtual std::array<const char*, kBuffers> buffer_names() const = 0;

@@ -8,6 +8,21 @@ bool FusedOptimizer::has_master(const at::Tensor& parameter) const {
   return detail::takes_master(parameter.scalar_type(), settings_.master_weights);
 }
 
+std::vector<FusedOptimizer::SettledMaster> FusedOptimizer::settled_masters() const {
+  std::vector<SettledMaster> result;
+  if (settings_.master_weights == MasterWeights::none) return result;
+  for (const auto& group : param_groups_) {
+    for (const auto& parameter : group.params()) {
+      const auto found = state_.find(parameter.unsafeGetTensorImpl());
+      if (found == state_.end()) continue;
+      auto* state = static_cast<FusedState*>(found->second.get());
+      if (state->master.defined() && state->mark.is_of(parameter))
+        result.push_back({state, parameter});
+    }
+  }
+  return result;
+}
+
 at::Tensor FusedOptimizer::master_of(const at::Tensor& parameter) const {
   const auto found = state_.find(parameter.unsafeGetTensorImpl());
   if (found == state_.end() || !has_master(parameter)) return {};
@@ -17,6 +32,8 @@ at::Tensor FusedOptimizer::master_of(const at::Tensor& parameter) const {
   const c10::NoGradGuard no_grad;
   const auto copy = kept.clone();
   auto& state = static_cast<FusedState&>(*copy);
+  detail::check_master(parameter, settings_.master_weights, where_);
+  detail::adopt(state, parameter, settings_.master_weights, where_);
   detail::settle_master(state, parameter, settings_.master_weights);
   return settings_.master_weights == MasterWeights::float32
              ? state.master

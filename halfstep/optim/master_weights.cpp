@@ -6,7 +6,6 @@
 #include "halfstep/optim/layout.h"
 
 #include <ATen/ops/where.h>
-#include <ATen/ops/zeros_like.h>
 
 namespace halfstep::optim::detail {
 
@@ -20,7 +19,7 @@ at::Tensor upper_bits(const at::Tensor& weight) {
   return weight.detach().view(c10::kShort).to(c10::kInt).mul_(kUnit);
 }
 
-/// A remainder loaded with other weights could make a NaN of a zero or of an infinity.
+/// The remainder of another weight could make a NaN of a zero or of an infinity.
 at::Tensor without_nonsense(const at::Tensor& remainder, const at::Tensor& weight) {
   const auto value = weight.detach();
   const auto below_zero = value.eq(0).logical_and_(remainder.lt(0));
@@ -75,10 +74,10 @@ at::Tensor join_master(const at::Tensor& weight, const at::Tensor& remainder) {
 void split_master(const at::Tensor& master, const at::Tensor& weight, const at::Tensor& remainder) {
   const auto bits = master.view(c10::kInt);
   // Downwards, also for negative numbers; arithmetic in int32 never overflows but for NaN.
-  auto upper = bits.add(kHalfUnit).bitwise_right_shift_(16);
   const auto nan = master.isnan();
-  remainder.copy_(bits.sub(upper, kUnit).masked_fill_(nan, 0));
-  weight.detach().view(c10::kShort).copy_(upper.masked_fill_(nan, 0x7FC0));
+  auto upper = bits.add(kHalfUnit).bitwise_right_shift_(16);
+  weight.detach().view(c10::kShort).copy_(upper.masked_fill(nan, 0x7FC0));
+  remainder.copy_(upper.mul_(-kUnit).add_(bits).masked_fill_(nan, 0));
 }
 
 void settle_master(FusedState& state, const at::Tensor& weight, MasterWeights kind) {
@@ -97,10 +96,9 @@ void settle_master(FusedState& state, const at::Tensor& weight, MasterWeights ki
   } else if (master.scalar_type() == c10::kFloat) {
     master = in_layout_of(weight, remainder_of(master, weight));
   } else {
-    master = state.mark.is_set() ? at::zeros_like(master, at::MemoryFormat::Preserve)
-                                 : in_layout_of(weight, without_nonsense(master, weight));
+    master = in_layout_of(weight, without_nonsense(master, weight));
   }
-  state.mark = WeightMark(weight);
+  state.mark = halfstep::detail::WeightMark(weight);
 }
 
 }  // namespace halfstep::optim::detail

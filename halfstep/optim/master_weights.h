@@ -21,10 +21,14 @@ namespace halfstep::optim {
 ///   16-bit, MasterWeights::float32                  2         2  4 master             8
 ///   bfloat16, MasterWeights::remainder              2         2  2 remainder          6
 ///
+/// The last row holds between steps, and during those of our CPU kernels. Where ATen's kernels run
+/// (CUDA, Kernel::aten), a step takes float32 copies of gradients and of masters kept as remainder
+/// beside it, of about 16 million elements, or of one parameter, at a time.
+///
 /// A master is made at the parameter's first step, from its value. Somebody else may change a
 /// parameter, as loading weights does: where it is no longer its rounded master, element by
-/// element, the master is made anew from it. That is noticed by version counter and address, and
-/// after loading a state by its bits. Not seen: a change through `.data()` or a raw pointer.
+/// element, the master is made anew from it. That is looked at where version counter, memory or
+/// strides show that somebody was there. Not seen: a change through `.data()` or a raw pointer.
 enum class MasterWeights : std::uint8_t {
   none,
   /// A float32 tensor.
@@ -32,9 +36,8 @@ enum class MasterWeights : std::uint8_t {
   /// bfloat16 parameters only: the parameter is the upper half of the master, an int16 tensor the
   /// lower one, and the masters are those of `float32` to the bit. Two differences: a master in the
   /// very middle between two bfloat16 numbers rounds away from zero, not to the even one; and a
-  /// changed parameter is noticed as a whole, not by element, and loses its remainder (after
-  /// loading a state not at all: that moves the master by half a unit in the parameter's last
-  /// place at most). So a program that clamps weights after each step wants `float32`.
+  /// parameter that somebody else changed keeps its remainder, so its master is off by half a unit
+  /// in the parameter's last place at most.
   remainder,
 };
 

@@ -51,7 +51,9 @@ void FusedOptimizer::step_with_own(std::vector<Prepared>& work, const Divisor& d
       span.buffers[i] = ready.state->buffers[i].mutable_data_ptr();
     if (ready.has_master) use_master(ready.state->master, parameter, span, ready.parameter);
     const auto shadow = shadows_.find(parameter.unsafeGetTensorImpl());
-    const bool fits = shadow != shadows_.end() && shadow->second.copy().is_cpu() &&
+    // Of a parameter with a master, the low copy is the parameter.
+    const bool fits = shadow != shadows_.end() && !ready.has_master &&
+                      shadow->second.copy().is_cpu() &&
                       detail::same_layout(shadow->second.copy(), ready.parameter.tensor);
     written.push_back(fits ? &shadow->second : nullptr);
     if (fits) {
@@ -79,7 +81,6 @@ void FusedOptimizer::step_with_own(std::vector<Prepared>& work, const Divisor& d
       written[i]->weights->written(written[i]->index);
     else
       write_shadow(parameter);
-    if (ready.has_master) ready.state->mark = detail::WeightMark(parameter);
   }
 }
 

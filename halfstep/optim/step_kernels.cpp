@@ -1,6 +1,10 @@
 #include "halfstep/optim/step_kernels.h"
 
+#include "halfstep/optim/flush_subnormals.h"
 #include "halfstep/optim/for_each_chunk.h"
+
+#include <cmath>
+#include <limits>
 
 // Compiled once per kind of CPU; Highway picks one at run time. AVX2 and AVX-512 are what counts.
 #define HWY_DISABLED_TARGETS HWY_SSSE3
@@ -137,6 +141,8 @@ HWY_EXPORT(adagrad_span);
 
 namespace {
 
+constexpr float kLeastNormal = std::numeric_limits<float>::min();
+
 struct RunChunk {
   const StepTask& task;
   std::int64_t begin, end;
@@ -159,6 +165,8 @@ void run_step(const std::vector<StepTask>& tasks) {
   for_each_chunk(
       offsets, [&](std::size_t task) { return tasks[task].span.size; },
       [&](std::size_t task, std::int64_t, std::int64_t begin, std::int64_t end) {
+        // A factor that clips a huge norm can itself be as small.
+        const FlushSubnormals flush(!(std::abs(tasks[task].gradient.factor) < kLeastNormal));
         std::visit(RunChunk{tasks[task], begin, end}, tasks[task].rule);
       });
 }

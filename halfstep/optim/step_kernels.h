@@ -45,7 +45,9 @@ struct StepTask {
 
 /// Updates all parameters in one pass over memory, in parallel over the whole. The gradients are
 /// only read. What an element becomes depends on nothing but its own values: not on its place in
-/// memory, the size of the tensor or the number of threads.
+/// memory, the size of the tensor or the number of threads. Float numbers below the least normal
+/// one, given or computed, count as zero unless
+/// the gradient rule's factor is one.
 void run_step(const std::vector<StepTask>& tasks);
 
 }  // namespace halfstep::optim::detail

@@ -39,7 +39,8 @@ void check_gradient(const at::Tensor& gradient, Float16Gradients float16, const 
       "gradients must be float32, float64 or bfloat16 to be unscaled, but parameter ", parameter,
       " of group ", group,
       " has a float16 gradient, which can't hold what unscaling makes small; keep the parameters "
-      "in float32 and let Autocast make the float16 copies");
+      "in float32 and let Autocast make the float16 copies, or leave unscale_ out: halfstep's "
+      "fused optimizers unscale, and clip with clip_norm, as they step");
   HALFSTEP_CHECK_USAGE(dtype == c10::kHalf || dtype == c10::kBFloat16 || dtype == c10::kFloat ||
                            dtype == c10::kDouble,
                        where, "gradients must be floating-point, but parameter ", parameter,

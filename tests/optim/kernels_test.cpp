@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <random>
 
 #include <ATen/Parallel.h>
@@ -21,6 +22,15 @@ using optim::detail::run_step;
 using optim::detail::SgdRule;
 using optim::detail::StepTask;
 using optim::detail::sum_of_squares;
+
+namespace {
+
+/// Float numbers below the least normal one as zero, with their sign.
+at::Tensor as_kernels_read(const at::Tensor& floats) {
+  return torch::where(floats.abs().lt(std::numeric_limits<float>::min()), floats * 0, floats);
+}
+
+}  // namespace
 
 TEST(Kernels, WithoutDecayAnInfiniteParameterStays) {
   on_each_target([] {
@@ -66,13 +76,36 @@ TEST(Kernels, LowCopiesAreRoundedAsLibTorchRounds) {
       task.span.low = low.mutable_data_ptr();
       task.span.low_element = *optim::detail::element_of(low_dtype);
       task.rule = SgdRule{0, 0, 1, 0, false, false};
-      const auto before = parameter.clone();
+      const auto before = as_kernels_read(parameter);
       run_step({task});
       const auto expected = before.to(low_dtype);
       expect_same_bits(torch::where(before.isnan(), 0, low),
                        torch::where(before.isnan(), 0, expected));
       EXPECT_TRUE(low.isnan().equal(before.isnan()));
     }
+  });
+}
+
+// Averages of weights that get no gradient any more end there.
+TEST(Kernels, NumbersBelowTheLeastNormalOneCountAsZero) {
+  const float least = std::numeric_limits<float>::min();
+  volatile float half = 0.5F;
+  on_each_target([&] {
+    for (const int64_t size : {1, 64}) {
+      const auto parameter = torch::ones({size}), gradient = torch::zeros({size});
+      const auto average = torch::full({size}, 1.05F * least);
+      const auto square = torch::full({size}, 1.005F * least);
+      StepTask task;
+      optim::detail::set_gradient(task.span, gradient);
+      task.span.parameter = parameter.mutable_data_ptr();
+      task.span.buffers = {average.mutable_data_ptr(), square.mutable_data_ptr()};
+      task.rule = AdamRule{0.9F, 0.1F, 0.99F, 0.01F, 0.1F, 1e-8F, 0, 1};
+      run_step({task});
+      expect_same_bits(average, torch::zeros({size}));
+      expect_same_bits(square, torch::zeros({size}));
+      expect_same_bits(parameter, torch::ones({size}));
+    }
+    EXPECT_GT(least * half, 0) << "the caller's own arithmetic is as before";
   });
 }
 
@@ -163,11 +196,12 @@ TEST(Kernels, AnyNumberComesBackFromItsHalves) {
     run_step({task});
     const auto nan = gradient.isnan();
     const auto back = optim::detail::join_master(upper, remainder);
-    expect_same_bits(back.masked_fill(nan, 0), (gradient + 0).masked_fill(nan, 0));
+    const auto whole = as_kernels_read(gradient) + 0;  // 0 - -1 * -0 is 0
+    expect_same_bits(back.masked_fill(nan, 0), whole.masked_fill(nan, 0));
     EXPECT_TRUE(back.isnan().equal(nan));
     // ATen's ops for other devices split alike.
     const auto upper_too = torch::zeros_like(upper), remainder_too = torch::zeros_like(remainder);
-    optim::detail::split_master(gradient + 0, upper_too, remainder_too);
+    optim::detail::split_master(whole, upper_too, remainder_too);
     expect_same_bits(upper_too.view(torch::kShort), upper.view(torch::kShort));
     expect_same_bits(remainder_too, remainder);
     expect_same_bits(optim::detail::join_master(upper_too, remainder_too), back);
