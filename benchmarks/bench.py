@@ -73,7 +73,8 @@ def measure(workload, arguments, log):
     """The rows of one workload."""
     started = time.monotonic()
     batch = QUICK_BATCH[workload] if arguments.quick else 0
-    with processes.Workers(arguments.worker, arguments.python, arguments.threads, arguments.wait, log) as workers, \
+    with processes.Workers(arguments.worker, arguments.python, arguments.threads, arguments.wait, log,
+                           arguments.flush_denormal) as workers, \
             tempfile.TemporaryDirectory(prefix="halfstep-bench-") as folder:
         file = ""
         if "Python" in workers.sides:
@@ -134,6 +135,8 @@ def parse():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--wait", choices=("default", "passive"), default="default",
                         help="how OpenMP threads wait: spinning briefly, as in programs that set nothing, or asleep")
+    parser.add_argument("--flush-denormal", action="store_true",
+                        help="Python calls torch.set_flush_denormal(True), as our optimizer kernels do for themselves")
     parser.add_argument("--output", default=str(ROOT / "build/bench"))
     parser.add_argument("--docs", action="store_true", help="also update the table of docs/benchmarks.md")
     parser.add_argument("--quick", action="store_true")

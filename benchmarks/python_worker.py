@@ -1,5 +1,5 @@
 """The Python side of the benchmark; speaks the protocol of worker.cpp, and {"do": "export"}, which writes the weights and the
-batch both sides start from. Run by bench.py with the Python that has PyTorch:  python_worker.py TENSOR_BYTES_LIBRARY"""
+batch both sides start from. Run by bench.py with the Python that has PyTorch:  python_worker.py TENSOR_BYTES_LIBRARY [flush-denormal]"""
 import ctypes
 import json
 import sys
@@ -16,6 +16,10 @@ import networks
 # More compiled variants than Dynamo allows by default; past its limit it would go on without compiling.
 torch._dynamo.config.recompile_limit = 64
 torch._dynamo.config.fail_on_recompile_limit_hit = True
+
+# Before the first op: its threads inherit it.
+if "flush-denormal" in sys.argv[2:]:
+    torch.set_flush_denormal(True)
 
 counter = ctypes.CDLL(sys.argv[1])
 counter.tensor_bytes_now.restype = counter.tensor_bytes_peak.restype = ctypes.c_int64

@@ -53,7 +53,7 @@ class Workers:
     # What would let one side wait for its threads in another way than the other, or than its users' programs do.
     DROPPED = ("OMP_", "GOMP_", "KMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_", "TORCHINDUCTOR_", "LD_PRELOAD", "MALLOC_")
 
-    def __init__(self, worker, python, threads, wait, log):
+    def __init__(self, worker, python, threads, wait, log, flush_denormal=False):
         environment = {k: v for k, v in os.environ.items() if not k.startswith(self.DROPPED)}
         environment["OMP_NUM_THREADS"] = str(threads)
         if wait == "passive":
@@ -62,7 +62,8 @@ class Workers:
         counter = os.path.join(os.path.dirname(os.path.abspath(worker)), "libhalfstep_tensor_bytes.so")
         self.sides = {"ours": Worker("ours", [worker], environment, log)}
         if python:
-            self.sides["Python"] = Worker("Python", [python, os.path.join(folder, "python_worker.py"), counter], environment, log)
+            command = [python, os.path.join(folder, "python_worker.py"), counter] + ["flush-denormal"] * flush_denormal
+            self.sides["Python"] = Worker("Python", command, environment, log)
         try:
             self.hello = {side: worker.ask("hello") for side, worker in self.sides.items()}
             self._check(threads)
