@@ -1,6 +1,7 @@
 #pragma once
 /// The whole library. Narrower headers compile faster: halfstep/autocast.h, halfstep/scaling.h, …
 
+#include "halfstep/apex.h"
 #include "halfstep/autocast.h"
 #include "halfstep/core.h"
 #include "halfstep/inspect.h"

@@ -8,7 +8,7 @@ import pathlib
 import re
 import sys
 
-LIBRARY = ("core", "autocast", "scaling", "nn", "inspect", "optim", "precision")
+LIBRARY = ("core", "autocast", "scaling", "nn", "inspect", "optim", "precision", "apex")
 # Where the library takes another package in: folder -> include prefixes.
 ALSO = {"optim": ("hwy/",)}
 TORCH = ("ATen/", "c10/", "torch/", "caffe2/")

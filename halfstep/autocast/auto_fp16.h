@@ -1,5 +1,6 @@
 #pragma once
 #include "halfstep/autocast/autocast.h"
+#include "halfstep/core/module_object.h"
 #include "halfstep/core/nested.h"
 
 #include <concepts>
@@ -165,15 +166,6 @@ class CastForPrecision {
   Precision precision_;
   c10::ScalarType low_dtype_;
 };
-
-/// The object of a module, whether given as itself, a pointer or a module holder.
-template <class Module>
-decltype(auto) module_object(Module& module) {
-  if constexpr (requires { *module; })
-    return *module;
-  else
-    return (module);
-}
 
 template <class Module>
 concept Fp16Target = requires(Module& module) {

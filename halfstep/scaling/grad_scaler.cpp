@@ -4,6 +4,7 @@
 #include "halfstep/core/device.h"
 #include "halfstep/core/error.h"
 #include "halfstep/scaling/device_copies.h"
+#include "halfstep/scaling/guarded_step.h"
 #include "halfstep/scaling/lbfgs_snapshot.h"
 #include "halfstep/scaling/rank_agreement.h"
 
@@ -21,29 +22,6 @@ namespace {
 constexpr const char* kUnscale = "GradScaler::unscale_";
 constexpr const char* kStep = "GradScaler::step";
 constexpr const char* kUpdate = "GradScaler::update";
-
-/// Steps, and forgets casts of weights the step may have written without bumping their version.
-at::Tensor step_and_clear_cache(torch::optim::Optimizer& optimizer,
-                                torch::optim::Optimizer::LossClosure closure = nullptr) {
-  auto loss = optimizer.step(std::move(closure));
-  detail::clear_cast_cache();
-  return loss;
-}
-
-/// Empties the two tensors of an optimizer when its step ends, however it ends.
-class LentScale {
- public:
-  explicit LentScale(TakesGradScale& taker) : taker_(taker) {}
-  LentScale(const LentScale&) = delete;
-  LentScale& operator=(const LentScale&) = delete;
-  ~LentScale() {
-    taker_.grad_scale.reset();
-    taker_.found_inf.reset();
-  }
-
- private:
-  TakesGradScale& taker_;
-};
 
 }  // namespace
 
@@ -96,7 +74,9 @@ FoundInfs GradScaler::divide_gradients(torch::optim::Optimizer& optimizer,
                                        const char* where) const {
   // By way of float64, as Python does: a GPU's float32 reciprocal need not be correctly rounded.
   const auto inv_scale = get_scale_async().to(c10::kDouble).reciprocal().to(c10::kFloat);
-  return detail::unscale_gradients(optimizer, inv_scale, detail::Float16Gradients::refuse, where);
+  const auto float16 = options_.float16_gradients() ? detail::Float16Gradients::allow
+                                                    : detail::Float16Gradients::refuse;
+  return detail::unscale_gradients(optimizer, inv_scale, float16, where);
 }
 
 GradScaler::Record& GradScaler::record_of(torch::optim::Optimizer& optimizer) {
@@ -139,9 +119,9 @@ StepResult GradScaler::step(torch::optim::Optimizer& optimizer,
                             torch::optim::Optimizer::LossClosure closure) {
   auto* taker = dynamic_cast<TakesGradScale*>(&optimizer);
   if (!is_enabled()) {
-    std::optional<LentScale> preset;
+    std::optional<detail::LentScale> preset;
     if (taker != nullptr) preset.emplace(*taker);
-    auto loss = step_and_clear_cache(optimizer, std::move(closure));
+    auto loss = detail::step_and_clear_cache(optimizer, std::move(closure));
     return StepResult::known(true, {}, std::move(loss));
   }
   auto* lbfgs = dynamic_cast<torch::optim::LBFGS*>(&optimizer);
@@ -175,10 +155,10 @@ StepResult GradScaler::step_ordinary(torch::optim::Optimizer& optimizer, Record&
     record.stage = Stage::unscaled;
   }
   check_has_gradients(record.found_inf);
-  const bool skip = options_.check_overflow() && record.found_inf.item<float>() != 0;
-  auto loss = skip ? at::Tensor() : step_and_clear_cache(optimizer);
+  auto result =
+      detail::step_unless(optimizer, options_.check_overflow() ? record.found_inf : at::Tensor());
   record.stage = Stage::stepped;
-  return StepResult::known(!skip, record.found_inf, std::move(loss));
+  return result;
 }
 
 namespace {
@@ -201,7 +181,7 @@ StepResult GradScaler::step_lbfgs(torch::optim::LBFGS& optimizer,
   at::Tensor loss;
   bool stepped = true;
   try {
-    loss = step_and_clear_cache(optimizer, [&] {
+    loss = detail::step_and_clear_cache(optimizer, [&] {
       // What LBFGS wrote between two evaluations must not be hidden by an old cast.
       detail::clear_cast_cache();
       auto value = closure();
@@ -240,14 +220,12 @@ StepResult GradScaler::step_taking_scale(torch::optim::Optimizer& optimizer, Tak
     check_has_gradients(record.found_inf);
     found_inf = record.found_inf;
   }
-  const LentScale lent(taker);
+  const detail::LentScale lent(taker);
   if (taker.grad_scale) taker.grad_scale = detail::to_device(*taker.grad_scale, scale.device());
   if (!unscaled) taker.grad_scale = taker.grad_scale ? scale * *taker.grad_scale : scale;
-  if (found_inf.defined()) taker.found_inf = found_inf;
-  auto loss = step_and_clear_cache(optimizer);
+  auto result = detail::step_unless(optimizer, found_inf);
   record.stage = Stage::stepped;
-  return found_inf.defined() ? StepResult::on_device(std::move(found_inf), std::move(loss))
-                             : StepResult::known(true, {}, std::move(loss));
+  return result;
 }
 
 at::Tensor GradScaler::combine(const FoundInfs& found_infs) const {

@@ -113,6 +113,11 @@ GradScalerOptions& GradScalerOptions::report_size(int64_t value) {
   return *this;
 }
 
+GradScalerOptions& GradScalerOptions::float16_gradients(bool value) {
+  float16_gradients_ = value;
+  return *this;
+}
+
 GradScalerOptions& GradScalerOptions::enabled(bool value) {
   enabled_ = value;
   return *this;

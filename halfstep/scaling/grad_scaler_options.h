@@ -138,6 +138,12 @@ class GradScalerOptions {
   GradScalerOptions& report_size(int64_t value);
   int64_t report_size() const { return report_size_; }
 
+  /// True: float16 gradients are unscaled too, in float16, where what unscaling makes small is
+  /// lost: for parameters in float16 without masters, as FSDP's ShardedGradScaler and Apex's O3 do.
+  /// Default: false, they are an error.
+  GradScalerOptions& float16_gradients(bool value);
+  bool float16_gradients() const { return float16_gradients_; }
+
   /// False: the scaler passes everything through. Default: true.
   GradScalerOptions& enabled(bool value);
   bool enabled() const { return enabled_; }
@@ -161,6 +167,7 @@ class GradScalerOptions {
   int64_t min_scale_patience_ = 1;
   int64_t report_size_ = 16;
   std::shared_ptr<const detail::RankAgreement> ranks_;
+  bool float16_gradients_ = false;
   bool enabled_ = true;
 };
 

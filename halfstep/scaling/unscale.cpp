@@ -40,7 +40,8 @@ void check_gradient(const at::Tensor& gradient, Float16Gradients float16, const 
       " of group ", group,
       " has a float16 gradient, which can't hold what unscaling makes small; keep the parameters "
       "in float32 and let Autocast make the float16 copies, or leave unscale_ out: halfstep's "
-      "fused optimizers unscale, and clip with clip_norm, as they step");
+      "fused optimizers unscale, and clip with clip_norm, as they step; or accept the loss by "
+      "GradScalerOptions::float16_gradients(true)");
   HALFSTEP_CHECK_USAGE(dtype == c10::kHalf || dtype == c10::kBFloat16 || dtype == c10::kFloat ||
                            dtype == c10::kDouble,
                        where, "gradients must be floating-point, but parameter ", parameter,

@@ -13,7 +13,7 @@ using FoundInfs = std::unordered_map<c10::Device, at::Tensor>;
 namespace detail {
 
 /// Whether float16 gradients are taken. `refuse`: an unscaled one is too small for float16.
-/// `allow`: for a check alone, with a factor of 1, which changes no gradient.
+/// `allow`: where the user wants it nevertheless, and for a check alone, with a factor of 1.
 enum class Float16Gradients { refuse, allow };
 
 /// Multiplies every gradient of `optimizer` by `inv_scale` (0-dim float32) in place, once even
