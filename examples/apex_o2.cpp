@@ -32,8 +32,7 @@ int main() {
   // bfloat16 stands for float16 on a CPU, which has no fast float16.
   const auto half = device.is_cuda() ? torch::kHalf : torch::kBFloat16;
   auto amp = halfstep::apex::initialize(
-      *net, optimizer,
-      halfstep::apex::AmpOptions(halfstep::apex::OptLevel::O2).half_dtype(half));
+      *net, optimizer, halfstep::apex::AmpOptions(halfstep::apex::OptLevel::O2).half_dtype(half));
   std::printf("%s", halfstep::apex::to_string(amp.properties()).c_str());
 
   double first = 0, last = 0;

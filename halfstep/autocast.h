@@ -9,4 +9,5 @@
 #include "halfstep/autocast/half_rehearsal.h"
 #include "halfstep/autocast/op_policy.h"
 #include "halfstep/autocast/propagate.h"
+#include "halfstep/autocast/register_autocast.h"
 #include "halfstep/autocast/shadow_weights.h"

@@ -57,6 +57,7 @@ void check(const Models& models, const Optimizers& optimizers, const AmpOptions&
 Amp::Amp(const Models& models, const Optimizers& optimizers, const AmpOptions& options)
     : options_(options), properties_(options.properties()) {
   if (!options_.enabled()) return;
+  if (properties_.patch_torch_functions) o1_policy_ = OpPolicy::apex();
   check(models, optimizers, options_);
   const bool master_weights = properties_.master_weights.value_or(false);
   const auto scaler = scaler_options(options_, properties_, device_type_of(models));
@@ -95,7 +96,7 @@ detail::AmpOptimizer& Amp::record_of(torch::optim::Optimizer& optimizer, const c
 AutocastOptions Amp::autocast(c10::DeviceType device_type) const {
   AutocastOptions region(device_type);
   if (!options_.enabled() || !properties_.patch_torch_functions) return region.enabled(false);
-  return region.dtype(options_.half_dtype());
+  return region.dtype(options_.half_dtype()).policy(o1_policy_);
 }
 
 bool Amp::scales() const {

@@ -39,7 +39,8 @@ using Optimizers = std::vector<std::reference_wrapper<torch::optim::Optimizer>>;
 ///     amp.step(optimizer);
 ///   }
 ///
-/// Scales are GradScalers of the dialect `dialects::apex`, one for each loss_id; O1 is Autocast.
+/// Scales are GradScalers of the dialect `dialects::apex`, one for each loss_id; O1 is Autocast
+/// with Apex's op lists.
 /// With master weights (O2) the optimizer steps float32 masters: those of its own where it is a
 /// fused one made with `master_weights`, else copies that stand in its parameter groups. A step
 /// must be made by `step`, because a plain `optimizer.step()` would not reach the model. Gradients
@@ -65,8 +66,8 @@ class Amp {
   template <class Model, class... Arguments>
   auto forward(Model&& model, Arguments&&... arguments) const;
 
-  /// The region of O1, for what is computed outside of the model (losses): enabled for O1 in the
-  /// half_dtype, disabled for the other levels.
+  /// The region of O1, for what is computed outside of the model (losses): for O1 enabled, in the
+  /// half_dtype and with Apex's op lists (OpPolicy::apex), disabled for the other levels.
   ///
   ///   const halfstep::Autocast autocast(amp.autocast(torch::kCUDA));
   AutocastOptions autocast(c10::DeviceType device_type) const;
@@ -123,6 +124,7 @@ class Amp {
 
   AmpOptions options_;
   Properties properties_;
+  std::optional<OpPolicy> o1_policy_;
   std::vector<GradScaler> scalers_;
   std::map<const torch::optim::Optimizer*, detail::AmpOptimizer> optimizers_;
 };

@@ -49,7 +49,7 @@ class AutocastKernel final : public FrontKernel {
     if (rule ? is_stocks(*rule) : behind_ == Behind::anothers)
       return call_stock(op, keys, stack, stock);
     if (!rule) return call_.fall_through(keys, stack);
-    call_.run(*rule, region->cache(), stand_in, stack);
+    call_.run(*rule, &region->cache(), stand_in, stack);
   }
 
  private:

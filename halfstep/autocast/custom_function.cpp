@@ -1,14 +1,41 @@
 #include "halfstep/autocast/custom_function.h"
 
+#include "halfstep/autocast/policy_region.h"
+
+#include <utility>
 #include <vector>
 
 #include <ATen/autocast_mode.h>
+#include <torch/custom_class.h>
 
 namespace halfstep::detail {
 
 namespace {
+
 constexpr const char* kKey = "halfstep::autocast";
+constexpr const char* kPolicyKey = "halfstep::policy_region";
+
+/// What saved_data can hold of a region.
+struct HeldRegion final : torch::CustomClassHolder {
+  explicit HeldRegion(std::shared_ptr<PolicyRegion> held) : region(std::move(held)) {}
+  std::shared_ptr<PolicyRegion> region;
+};
+
+AutocastOptions noted_options(const torch::autograd::AutogradContext* context) {
+  const auto noted = context->saved_data.at(kKey).toIntVector();
+  AutocastOptions options(static_cast<c10::DeviceType>(noted[0]));
+  if (noted[1] == 0) return options.enabled(false);
+  return options.dtype(static_cast<c10::ScalarType>(noted[2]));
 }
+
+std::unique_ptr<ResumedPolicyRegion> noted_policy(const torch::autograd::AutogradContext* context) {
+  const auto held = context->saved_data.find(kPolicyKey);
+  if (held == context->saved_data.end()) return nullptr;
+  const auto capsule = c10::static_intrusive_pointer_cast<HeldRegion>(held->second.toCapsule());
+  return std::make_unique<ResumedPolicyRegion>(capsule->region);
+}
+
+}  // namespace
 
 bool autocast_is_enabled(c10::DeviceType device_type) {
   return at::autocast::is_autocast_available(device_type) &&
@@ -22,13 +49,16 @@ void note_region(torch::autograd::AutogradContext* context, c10::DeviceType devi
   context->saved_data[kKey] =
       std::vector<int64_t>{static_cast<int64_t>(device_type), static_cast<int64_t>(enabled),
                            static_cast<int64_t>(dtype)};
+  if (!enabled) return;
+  if (auto* region = PolicyRegion::current(device_type)) {
+    context->saved_data[kPolicyKey] =
+        c10::IValue::make_capsule(c10::make_intrusive<HeldRegion>(region->shared_from_this()));
+  }
 }
 
-AutocastOptions noted_region(const torch::autograd::AutogradContext* context) {
-  const auto noted = context->saved_data.at(kKey).toIntVector();
-  AutocastOptions options(static_cast<c10::DeviceType>(noted[0]));
-  if (noted[1] == 0) return options.enabled(false);
-  return options.dtype(static_cast<c10::ScalarType>(noted[2]));
-}
+NotedRegion::NotedRegion(const torch::autograd::AutogradContext* context)
+    : policy_(noted_policy(context)), autocast_(noted_options(context)) {}
+
+NotedRegion::~NotedRegion() = default;
 
 }  // namespace halfstep::detail

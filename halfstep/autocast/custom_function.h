@@ -2,6 +2,7 @@
 #include "halfstep/autocast/autocast.h"
 #include "halfstep/core/nested.h"
 
+#include <memory>
 #include <utility>
 
 #include <torch/csrc/autograd/custom_function.h>
@@ -10,12 +11,24 @@ namespace halfstep {
 
 namespace detail {
 
+class ResumedPolicyRegion;
+
 /// Notes for backward which region forward runs in; `disable`: that it runs in none.
 void note_region(torch::autograd::AutogradContext* context, c10::DeviceType device_type,
                  bool disable);
 
-/// The region of forward, for backward.
-AutocastOptions noted_region(const torch::autograd::AutogradContext* context);
+/// The region of forward again, for backward.
+class NotedRegion {
+ public:
+  explicit NotedRegion(const torch::autograd::AutogradContext* context);
+  ~NotedRegion();
+  NotedRegion(const NotedRegion&) = delete;
+  NotedRegion& operator=(const NotedRegion&) = delete;
+
+ private:
+  std::unique_ptr<ResumedPolicyRegion> policy_;
+  Autocast autocast_;
+};
 
 bool autocast_is_enabled(c10::DeviceType device_type);
 
@@ -48,15 +61,16 @@ inline auto cast_eligible(c10::DeviceType device_type, c10::ScalarType dtype) {
 ///   auto product = Product::apply(a, b);
 ///
 /// Without `cast_inputs`, forward's ops follow the region it is called in, and backward runs in
-/// the same region (enabled or not, its dtype), wherever backward() is called. With `cast_inputs`,
+/// the same region (enabled or not, its dtype, its op policy if it has one), wherever backward() is
+/// called. With `cast_inputs`,
 /// in an enabled region the floating-point tensors among the arguments, alone or in containers
 /// (see DtypePolicy), are cast to that dtype, except float64 and other devices', and forward and
 /// backward run with autocast disabled; outside of one nothing changes.
 ///
 /// The region is that of `static constexpr auto device_type`, where the class has it, else of the
 /// first tensor argument's device type (Difference from Python, where it is always named). Doesn't
-/// sync. Gradients reach inputs in the inputs' dtypes, as with any function. The key
-/// "halfstep::autocast" of the context's saved_data is taken.
+/// sync. Gradients reach inputs in the inputs' dtypes, as with any function. Keys of the context's
+/// saved_data that begin with "halfstep::" are taken.
 template <class Derived>
 struct CustomFunction : torch::autograd::Function<CustomFunction<Derived>> {
   /// What LibTorch calls.
@@ -84,7 +98,7 @@ struct CustomFunction : torch::autograd::Function<CustomFunction<Derived>> {
   /// What LibTorch calls.
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
-    const Autocast autocast(detail::noted_region(context));
+    const detail::NotedRegion region(context);
     return Derived::backward(context, std::move(gradients));
   }
 };

@@ -2,6 +2,8 @@
 
 #include "halfstep/core/libtorch.h"
 
+#include <utility>
+
 namespace halfstep::detail {
 
 namespace {
@@ -39,5 +41,8 @@ PolicyRegionGuard::PolicyRegionGuard(c10::DeviceType device_type, const OpPolicy
 PolicyRegionGuard::~PolicyRegionGuard() {
   region_->cache().close();
 }
+
+ResumedPolicyRegion::ResumedPolicyRegion(std::shared_ptr<PolicyRegion> region)
+    : guard_(kKind, std::move(region)) {}
 
 }  // namespace halfstep::detail

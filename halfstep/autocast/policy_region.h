@@ -44,4 +44,14 @@ class PolicyRegionGuard {
   c10::DebugInfoGuard guard_;
 };
 
+/// Puts a thread into a region again that was left, or is another thread's: its policy holds, its
+/// cache keeps nothing more once it was left. Nothing for null.
+class ResumedPolicyRegion {
+ public:
+  explicit ResumedPolicyRegion(std::shared_ptr<PolicyRegion> region);
+
+ private:
+  c10::DebugInfoGuard guard_;
+};
+
 }  // namespace halfstep::detail

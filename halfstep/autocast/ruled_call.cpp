@@ -52,7 +52,7 @@ void RuledCall::change_tensors(torch::jit::Stack* stack, const Change& change) c
   }
 }
 
-void RuledCall::cast_all(c10::ScalarType dtype, RegionCastCache& cache, StandIn stand_in,
+void RuledCall::cast_all(c10::ScalarType dtype, RegionCastCache* cache, StandIn stand_in,
                          torch::jit::Stack* stack) const {
   const bool low = dtype != c10::kFloat;
   change_tensors(stack, [&](const at::Tensor& argument) -> at::Tensor {
@@ -62,7 +62,8 @@ void RuledCall::cast_all(c10::ScalarType dtype, RegionCastCache& cache, StandIn 
     if (stand_in != nullptr) {
       if (auto copy = stand_in(argument, device_type_); copy.defined()) return copy;
     }
-    return cache.cast(argument, dtype);
+    return cache != nullptr ? cache->cast(argument, dtype)
+                            : at::autocast::cached_cast(dtype, argument, device_type_);
   });
 }
 
@@ -90,7 +91,7 @@ bool RuledCall::first_is_eligible(torch::jit::Stack* stack) const {
   return first.isTensor() && at::autocast::is_eligible(first.toTensor(), device_type_);
 }
 
-void RuledCall::run(CastRule rule, RegionCastCache& cache, StandIn stand_in,
+void RuledCall::run(CastRule rule, RegionCastCache* cache, StandIn stand_in,
                     torch::jit::Stack* stack) const {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(autocast_key_);
   const auto low = at::autocast::get_autocast_dtype(device_type_);

@@ -17,8 +17,10 @@ class RuledCall {
   RuledCall(const c10::OperatorHandle& op, c10::DeviceType device_type);
 
   /// Casts the arguments as the rule says and calls the op with autocast off, as LibTorch's own
-  /// autocast kernels do. Throws UsageError for `banned`, and for a dtype rule the op can't follow.
-  void run(CastRule rule, RegionCastCache& cache, StandIn stand_in, torch::jit::Stack* stack) const;
+  /// autocast kernels do. `cache` is the region's, null outside of regions with a policy:
+  /// LibTorch's is used then. Throws UsageError for `banned`, and for a dtype rule the op can't
+  /// follow.
+  void run(CastRule rule, RegionCastCache* cache, StandIn stand_in, torch::jit::Stack* stack) const;
 
   /// Calls the op as if autocast had no kernel for it; autocast stays on for the ops it is made of.
   void fall_through(c10::DispatchKeySet keys, torch::jit::Stack* stack) const;
@@ -35,7 +37,7 @@ class RuledCall {
  private:
   template <class Change>
   void change_tensors(torch::jit::Stack* stack, const Change& change) const;
-  void cast_all(c10::ScalarType dtype, RegionCastCache& cache, StandIn stand_in,
+  void cast_all(c10::ScalarType dtype, RegionCastCache* cache, StandIn stand_in,
                 torch::jit::Stack* stack) const;
   c10::ScalarType widest(torch::jit::Stack* stack) const;
   bool all_float32(torch::jit::Stack* stack) const;
