@@ -98,7 +98,7 @@ TEST(OpPolicy, RefusesNamesItDoesNotKnow) {
                "[OpPolicy] an op must be one that LibTorch has, but got 'sofmax'",
                "did you mean 'softmax'?");
   EXPECT_ERROR(policy.set("softmax.lnt", CastRule::float32), UsageError, "but got 'softmax.lnt'",
-               "name one of softmax.int");
+               "name one of softmax.", "softmax.int");
   EXPECT_ERROR(policy.remove("mylib::nothing"), UsageError, "'mylib::nothing'");
   EXPECT_ERROR(policy.set("", CastRule::float32), UsageError, "but got ''");
   EXPECT_TRUE(policy.rules().empty());
