@@ -68,7 +68,10 @@ class Run {
     input_ = network.input();
     target_ = torch::randint(network.classes, {network.targets}, torch::kLong);
     halfstep::optim::AdamOptions options(1e-3);
-    if (half) options.shadow_weights(at::kHalf);
+    if (half) {
+      options.shadow_weights(at::kHalf);
+      halfstep::optim::set_gradient_dtype(model_->parameters(), at::kHalf);
+    }
     optimizer_ = std::make_unique<halfstep::optim::Adam>(model_->parameters(), options);
     scaler_ = halfstep::GradScaler(halfstep::GradScalerOptions(at::kCPU).enabled(half));
   }

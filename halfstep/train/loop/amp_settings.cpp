@@ -21,6 +21,7 @@ c10::ScalarType read_dtype(Config& optim_wrapper, c10::Device device) {
 
 AmpSettings AmpSettings::read(Config& optim_wrapper, c10::Device device) {
   AmpSettings amp;
+  amp.device_type = device.type();
   amp.loss_scale.options.device_type(device.type()).enabled(false);
   const auto type = optim_wrapper.get<std::string>("type", "OptimWrapper");
   if (type == "OptimWrapper") {
@@ -51,6 +52,10 @@ AmpSettings AmpSettings::read(Config& optim_wrapper, c10::Device device) {
   return amp;
 }
 
+bool AmpSettings::rehearses() const {
+  return enabled && dtype == c10::kHalf && device_type == c10::kCPU;
+}
+
 void AmpSettings::fall_back() {
   if (dtype == c10::kHalf) {
     dtype = c10::kBFloat16;
@@ -70,6 +75,7 @@ std::string AmpSettings::describe_dtype() const {
     if (const auto count = policy->changes().size(); count > 0)
       how += " with " + std::to_string(count) + (count == 1 ? " change" : " changes");
   }
+  if (rehearses()) how += ", rehearsed: products computed in float32 and rounded to float16";
   return dtype_name(dtype) + " (" + how + ")";
 }
 

@@ -27,17 +27,21 @@ struct AmpSettings {
       std::nullopt;  ///< `autocast`, see read_policy; none: LibTorch's lists
   bool scaling = false;
   LossScale loss_scale;
+  c10::DeviceType device_type = c10::kCPU;
   std::string unused;  ///< "dtype and loss_scale": keys given for nothing in float32
 
   /// Reads the mapping for a device. Throws UsageError with the place for a type, dtype or scale it
   /// can't be.
   static AmpSettings read(Config& optim_wrapper, c10::Device device);
 
+  /// Whether float16 is rehearsed (HalfRehearsal): on the CPU it always is.
+  bool rehearses() const;
+
   /// What a run goes on with where no scale ends the overflows: bfloat16 instead of float16,
   /// float32 instead of bfloat16; both without a loss scale.
   void fall_back();
 
-  /// "bfloat16 autocast" or "float32".
+  /// "bfloat16 (autocast)", "float16 (autocast, rehearsed: …)" or "float32".
   std::string describe_dtype() const;
   /// "dynamic from 65536", "static 512" or "off (…)" with the reason.
   std::string describe_scale() const;

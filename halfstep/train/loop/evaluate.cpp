@@ -1,6 +1,7 @@
 #include "halfstep/train/loop/evaluate.h"
 
 #include "halfstep/autocast/autocast.h"
+#include "halfstep/autocast/half_rehearsal.h"
 #include "halfstep/train/data/to_device.h"
 
 #include <memory>
@@ -43,6 +44,7 @@ std::optional<Evaluation> evaluate(Model& model, const Loss& loss, Loader& loade
                                    const std::function<bool()>& stop) {
   const EvaluationMode mode(model);
   const torch::NoGradGuard no_grad;
+  const HalfRehearsal rehearsal(amp.rehearses());
   auto loss_sum = torch::zeros({}, torch::dtype(torch::kDouble).device(device));
   auto correct = torch::zeros({}, torch::dtype(torch::kLong).device(device));
   bool classification = true;

@@ -2,6 +2,7 @@
 
 #include "halfstep/core/error.h"
 #include "halfstep/optim/fused_optimizer.h"
+#include "halfstep/optim/gradient_dtype.h"
 #include "halfstep/optim/weight_dtype.h"
 #include "halfstep/train/loop/settings.h"
 #include "halfstep/train/optim/optimizers.h"
@@ -139,8 +140,15 @@ void RunParts::choose_shadow_weights() const {
   auto* fused = dynamic_cast<optim::FusedOptimizer*>(optimizer.get());
   if (!fused) return;
   fused->drop_shadow_weights();
-  if (amp.enabled && master_weights == optim::MasterWeights::none)
-    fused->keep_shadow_weights(amp.dtype);
+  if (master_weights != optim::MasterWeights::none) return;
+  if (amp.enabled) fused->keep_shadow_weights(amp.dtype);
+  // A rehearsal has rounded gradients already: casting them back would cost time and change no bit.
+  const auto dtype = amp.rehearses() ? c10::kHalf : c10::kFloat;
+  fused->zero_grad();
+  for (const auto& group : fused->param_groups())
+    for (const auto& weight : group.params())
+      if (weight.scalar_type() == c10::kFloat && optim::gradient_dtype(weight) != dtype)
+        optim::set_gradient_dtype({weight}, dtype);
 }
 
 RunParts build_training(Config& config, const RunOptions& options,

@@ -53,7 +53,8 @@ struct RunParts {
 
   /// Lets a fused optimizer keep copies of the weights in amp's dtype, and none in float32 or where
   /// the weights have that dtype themselves (master_weights): autocast takes them instead of
-  /// casting each weight in each step, to the same bits.
+  /// casting each weight in each step, to the same bits. Where float16 is rehearsed, the gradients
+  /// of float32 weights stay in float16 too.
   void choose_shadow_weights() const;
 };
 

@@ -1,6 +1,7 @@
 #include "halfstep/train/loop/trainer.h"
 
 #include "halfstep/autocast/autocast.h"
+#include "halfstep/autocast/half_rehearsal.h"
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
 #include "halfstep/train/data/to_device.h"
@@ -73,6 +74,7 @@ double Trainer::learning_rate() const {
 
 Trainer::Outcome Trainer::train() {
   const StopSignal signal;
+  const HalfRehearsal rehearsal(parts_.amp.rehearses());
   parts_.model->train();
   const auto stop = [&] {
     stop_signal_ = signal.received();

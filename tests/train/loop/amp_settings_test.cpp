@@ -53,6 +53,19 @@ TEST(AmpSettings, Float16ScalesBfloat16DoesNotUnlessTold) {
   EXPECT_TRUE(read("{type: AmpOptimWrapper, dtype: bfloat16, loss_scale: dynamic}").scaling);
 }
 
+TEST(AmpSettings, Float16IsRehearsedOnTheCpuOnly) {
+  auto amp = read("{type: AmpOptimWrapper, dtype: float16}");
+  EXPECT_TRUE(amp.rehearses());
+  EXPECT_THAT(amp.describe_dtype(), ::testing::HasSubstr("rehearsed"));
+  amp.fall_back();
+  EXPECT_FALSE(amp.rehearses());
+  for (const auto& other : {read("{type: AmpOptimWrapper, dtype: float16}", c10::kCUDA),
+                            read("{type: AmpOptimWrapper}"), read("{type: OptimWrapper}")}) {
+    EXPECT_FALSE(other.rehearses());
+    EXPECT_THAT(other.describe_dtype(), ::testing::Not(::testing::HasSubstr("rehearsed")));
+  }
+}
+
 TEST(AmpSettings, RefusesWhatItCantBe) {
   EXPECT_ERROR(read("{type: ApexOptimWrapper}"), UsageError, "x.yaml:1", "type",
                "OptimWrapper or AmpOptimWrapper", "ApexOptimWrapper");

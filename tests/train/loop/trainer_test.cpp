@@ -1,8 +1,10 @@
 #include "halfstep/train/loop/trainer.h"
 
+#include "halfstep/autocast/half_rehearsal.h"
 #include "halfstep/autocast/shadow_weights.h"
 #include "halfstep/core/error.h"
 #include "halfstep/optim/fused_optimizer.h"
+#include "halfstep/optim/gradient_dtype.h"
 
 #include <csignal>
 
@@ -57,6 +59,31 @@ TEST_F(TrainerTest, AmpTakesTheCopiesOfWeightsThatTheOptimizerKeeps) {
   EXPECT_GT(uses_of("{type: Adam}", true), 12) << "in each of twelve steps";
   EXPECT_EQ(uses_of("{type: Adam}", false), 0);
   EXPECT_EQ(uses_of("{type: RMSprop}", true), 0);
+}
+
+TEST_F(TrainerTest, Float16OnTheCpuIsRehearsed) {
+  const auto rehearsed = [&](const std::string& wrapper) {
+    auto run = trainer({"optim_wrapper=" + wrapper});
+    const auto before = HalfRehearsal::uses();
+    run.train();
+    EXPECT_FALSE(HalfRehearsal::is_enabled());
+    return HalfRehearsal::uses() - before;
+  };
+  // Two linear layers: two products forward, and three backward, in each of twelve steps.
+  const auto fp16 = "{type: AmpOptimWrapper, dtype: float16, optimizer: {type: Adam}}";
+  EXPECT_GE(rehearsed(fp16), 12 * 5);
+  EXPECT_EQ(rehearsed("{type: AmpOptimWrapper, optimizer: {type: Adam}}"), 0);
+  EXPECT_EQ(rehearsed("{type: OptimWrapper, optimizer: {type: Adam}}"), 0);
+}
+
+TEST_F(TrainerTest, RehearsedGradientsStayInFloat16UntilItFallsBack) {
+  auto run =
+      trainer({"optim_wrapper={type: AmpOptimWrapper, dtype: float16, optimizer: {type: Adam}}"});
+  const auto weight = run.parts().model->parameters().front();
+  run.train();
+  EXPECT_EQ(weight.grad().scalar_type(), torch::kHalf);
+  run.fall_back();
+  EXPECT_EQ(optim::gradient_dtype(weight), torch::kFloat);
 }
 
 TEST_F(TrainerTest, WithoutAmpTheSameCodeReportsFloat32) {

@@ -71,6 +71,17 @@ class CommandTest(unittest.TestCase):
 
     # What a run prints and leaves behind
 
+    def test_float16_on_the_cpu_is_rehearsed_and_its_scale_falls_and_grows(self):
+        output = self.halfstep("train", CONFIGS / "mnist_mlp_fp16.yaml", "--device", "cpu", "--cfg-options", "train_cfg.max_epochs=1", threads=1)
+        self.assertIn("dtype float16 (autocast, rehearsed: products computed in float32 and rounded to float16)", output)
+        self.assertRegex(output, r"linear float16 x\d+")
+        log = [json.loads(line) for line in next(self.dir.glob("work_dirs/*/log.jsonl")).read_text().splitlines()]
+        scales = [line["loss_scale"] for line in log if line["event"] == "train"]
+        pairs = list(zip(scales, scales[1:]))
+        self.assertGreater(sum(after < before for before, after in pairs), 1, scales)
+        self.assertGreater(sum(after > before for before, after in pairs), 1, scales)
+        self.assertGreater(float(re.search(r"test accuracy (0\.\d+)", output)[1]), 0.75)
+
     def test_train_amp_learns_and_says_what_ran(self):
         output = self.train("--amp", options=["train_dataloader.batch_size=16"])
         self.assertRegex(output, r"halfstep \d+\.\d+\.\d+, LibTorch \d+\.\d+\.\d+\ndevice cpu \(\d+ threads?\), dtype bfloat16 \(autocast\), loss scale off")
@@ -386,7 +397,7 @@ custom_hooks: []
         self.assertIn("--cfg-options", self.halfstep("train", "--help"))
 
     def test_arguments_in_any_order(self):
-        config, data = CONFIGS / "mnist_mlp.yaml", self.options("train_cfg.max_epochs=1")
+        config, data = CONFIGS / "mnist_mlp.yaml", self.options("train_cfg.max_epochs=1", threads=1)
         self.halfstep("train", *data, config, "--device", "cpu", "--work-dir", "w")
         checkpoint = "w/checkpoints/step_00000008.safetensors"
         for order in (["--resume", config, *data], ["--resume", checkpoint, config, *data], [*data, "--resume", checkpoint, config],
@@ -394,7 +405,7 @@ custom_hooks: []
             self.assertIn(f"resumed from {checkpoint} after step 8", self.halfstep("train", "--work-dir", "w", "--device", "cpu", *order))
 
     def test_standard_output_that_takes_nothing(self):
-        command = [PROGRAM, "train", CONFIGS / "mnist_mlp.yaml", "--device", "cpu", *self.options("train_cfg.max_epochs=1")]
+        command = [PROGRAM, "train", CONFIGS / "mnist_mlp.yaml", "--device", "cpu", *self.options("train_cfg.max_epochs=1", threads=1)]
         with open("/dev/full", "w") as full:
             result = subprocess.run(command, cwd=self.dir, stdout=full, stderr=subprocess.PIPE, text=True)
         self.assertEqual(result.returncode, 1)
