@@ -4,4 +4,5 @@
 #include "halfstep/core/device.h"
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
+#include "halfstep/core/low_precision_support.h"
 #include "halfstep/core/version.h"

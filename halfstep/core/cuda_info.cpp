@@ -27,6 +27,10 @@ std::string cuda_device_name(int index) {
                   properties->minor);
 }
 
+int cuda_major_capability(int index) {
+  return at::cuda::getDeviceProperties(static_cast<c10::DeviceIndex>(index))->major;
+}
+
 namespace {
 bool emulates_bfloat16(c10::DeviceIndex index) {
   try {

@@ -13,6 +13,9 @@ std::string why_no_cuda();
 /// in a CPU build.
 std::string cuda_device_name(int index);
 
+/// 9 for compute capability 9.0. Throws as cuda_device_name does.
+int cuda_major_capability(int index);
+
 /// Whether the thread's current CUDA device computes in bfloat16, by itself or emulated: as
 /// torch.cuda.is_bf16_supported. Asks a device once, with a small tensor where it is older than
 /// capability 8. Throws EnvironmentError in a CPU build.

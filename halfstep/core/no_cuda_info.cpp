@@ -12,6 +12,11 @@ std::string cuda_device_name(int index) {
                           "; use 'cpu' or 'auto', or build with HALFSTEP_CUDA=ON");
 }
 
+int cuda_major_capability(int index) {
+  cuda_device_name(index);  // throws
+  return 0;
+}
+
 bool current_cuda_device_holds_bfloat16() {
   raise<EnvironmentError>("device", "bfloat16 on CUDA needs CUDA, but ", why_no_cuda(),
                           "; build with HALFSTEP_CUDA=ON");

@@ -1,6 +1,7 @@
 #include "halfstep/nn/attention.h"
 
 #include "halfstep/core/error.h"
+#include "halfstep/core/low_precision_support.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,7 +10,6 @@
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/cpu/Utils.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_softmax.h>
 #include <ATen/ops/_softmax_backward_data.h>
@@ -117,14 +117,7 @@ bool is_ours(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
 }  // namespace
 
 bool detail::cpu_multiplies_bfloat16() {
-  static const bool result = [] {
-    const auto capabilities = at::cpu::get_cpu_capabilities();
-    for (const char* name : {"avx512_bf16", "amx_bf16"}) {
-      const auto found = capabilities.find(name);
-      if (found != capabilities.end() && found->second.toBool()) return true;
-    }
-    return false;
-  }();
+  static const bool result = low_precision_support(c10::kCPU).bfloat16;
   return result;
 }
 

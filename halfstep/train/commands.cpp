@@ -1,6 +1,7 @@
 #include "halfstep/train/commands.h"
 
 #include "halfstep/core/device.h"
+#include "halfstep/core/low_precision_support.h"
 #include "halfstep/core/version.h"
 #include "halfstep/train/files/module_state.h"
 #include "halfstep/train/loop/trainer.h"
@@ -19,6 +20,11 @@ void print_setting(c10::Device device, const AmpSettings& amp) {
   fmt::print("halfstep {}, LibTorch {}\n", version(), torch_version());
   fmt::print("device {}, dtype {}, loss scale {}\n", describe_device(device), amp.describe_dtype(),
              amp.describe_scale());
+  if (!amp.enabled || amp.rehearses()) return;
+  const auto support = low_precision_support(device);
+  if (support.has(amp.dtype)) return;
+  fmt::print("note: {}\n",
+             missing_support_notice(support, amp.dtype, measure_product_cost(device, amp.dtype)));
 }
 
 void print_run(const Trainer& trainer, const RunOptions& options, const std::string& config_name) {
