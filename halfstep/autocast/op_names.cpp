@@ -127,7 +127,7 @@ std::optional<c10::OperatorHandle> overload_with_dtype(const c10::OperatorHandle
   const auto& mine = op.schema().arguments();
   const auto known = overloads(base);
   for (const auto& name : known->at(base)) {
-    const auto other = c10::Dispatcher::singleton().findSchema(name);
+    auto other = c10::Dispatcher::singleton().findSchema(name);
     if (!other || !can_have_rule(other->schema())) continue;
     const auto& theirs = other->schema().arguments();
     if (theirs.size() != mine.size() + 1 || theirs.back().real_type()->str() != "ScalarType")

@@ -49,7 +49,7 @@ void trap(const c10::OperatorHandle& op, Stack* stack) {
 /// Some value of an argument's type; the kernel looks at tensors only.
 c10::IValue some_value(const c10::Argument& argument, c10::DeviceType device_type,
                        c10::ScalarType dtype) {
-  const auto type = argument.real_type();
+  const auto& type = argument.real_type();
   const auto text = type->str();
   if (text == "Tensor" || text == "Tensor?") return hollow(device_type, dtype);
   if (text == "Tensor[]") return std::vector{hollow(device_type, dtype)};
