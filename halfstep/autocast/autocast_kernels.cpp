@@ -84,7 +84,7 @@ void register_missing(c10::DeviceType device_type, const std::vector<std::string
   const std::lock_guard lock(mutex);
   for (const auto& name : ops) {
     const auto op = find_op(name);
-    if (!op || !registered.emplace(device_type, name).second) continue;
+    if (!op || registered.count({device_type, name}) != 0) continue;
     const auto found = list.find(name);
     const bool listed = found != list.end();
     const auto behind = listed                             ? Behind::libtorchs
@@ -94,6 +94,7 @@ void register_missing(c10::DeviceType device_type, const std::vector<std::string
         *op, key,
         std::make_unique<AutocastKernel>(*op, device_type, behind,
                                          listed ? std::optional(found->second) : std::nullopt));
+    registered.emplace(device_type, name);
   }
 }
 

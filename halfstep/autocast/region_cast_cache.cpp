@@ -36,16 +36,16 @@ at::Tensor RegionCastCache::cast_of_weight(const at::Tensor& weight, c10::Scalar
   const auto key = std::pair(weight.unsafeGetTensorImpl(), dtype);
   const auto found = entries_.find(key);
   if (found != entries_.end()) {
-    const auto& entry = found->second;
-    if (entry.version == weight._version() && entry.address == weight.const_data_ptr())
-      return entry.cast;
+    if (found->second.mark.is_of(weight)) return found->second.cast;
     entries_.erase(found);
   }
   // With a gradient even where the first use needs none: a later one may.
   const at::AutoGradMode grad_mode(true);
   auto cast = weight.to(dtype);
-  entries_.emplace(key, Entry{c10::weak_intrusive_ptr<c10::TensorImpl>(weight.getIntrusivePtr()),
-                              weight._version(), weight.const_data_ptr(), cast});
+  // Below autograd, inside another op's kernel, a cast has no way back to its weight.
+  if (cast.requires_grad())
+    entries_.emplace(key, Entry{c10::weak_intrusive_ptr<c10::TensorImpl>(weight.getIntrusivePtr()),
+                                WeightMark(weight), cast});
   return cast;
 }
 

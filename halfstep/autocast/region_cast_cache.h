@@ -1,4 +1,6 @@
 #pragma once
+#include "halfstep/core/weight_mark.h"
+
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -30,8 +32,7 @@ class RegionCastCache {
   struct Entry {
     /// Keeps the weight's address from being used again.
     c10::weak_intrusive_ptr<c10::TensorImpl> weight;
-    int64_t version;
-    const void* address;
+    WeightMark mark;
     at::Tensor cast;
   };
   at::Tensor cast_of_weight(const at::Tensor& weight, c10::ScalarType dtype);

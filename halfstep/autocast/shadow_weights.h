@@ -22,8 +22,8 @@ namespace halfstep {
 /// its own, and the weight is the one it was written from: unchanged since (by version counter,
 /// memory and strides), as the weight itself or as its transpose (torch::nn::Linear passes that).
 /// Else the weight is cast as ever. Not seen: a change through `.data()` or a raw pointer; call
-/// `refresh()` after one. Gradients reach the weight as from a cast; hooks on a transposed view do
-/// not run.
+/// `refresh()` after one. Gradients reach the weight as from a cast. A transposed view that has
+/// hooks, or keeps its gradient, is cast as ever.
 ///
 /// Memory: 2 bytes a weight, on its device. Regions on several threads may use the copies at once;
 /// write them only when no region runs. A copy written between forward and backward makes

@@ -22,12 +22,20 @@ class ShadowBackward final : public torch::autograd::Node {
 bool is_transpose(const at::TensorBase& view, const at::TensorBase& of) {
   return of.dim() == 2 && view.dim() == 2 && view.size(0) == of.size(1) &&
          view.size(1) == of.size(0) && view.stride(0) == of.stride(1) &&
-         view.stride(1) == of.stride(0) && view.storage_offset() == of.storage_offset();
+         view.stride(1) == of.stride(0) && view.const_data_ptr() == of.const_data_ptr() &&
+         !view.is_neg();
 }
 
 bool is_weight(const at::TensorBase& tensor) {
   return tensor.scalar_type() == c10::kFloat && tensor.requires_grad() && tensor.is_leaf() &&
-         !tensor.is_inference();
+         !tensor.is_inference() && tensor.layout() == c10::kStrided && tensor.has_storage();
+}
+
+/// Whether somebody wants to see the gradient of the view itself.
+bool is_watched(const at::TensorBase& view) {
+  const auto* meta = torch::autograd::impl::get_autograd_meta(view);
+  return meta != nullptr &&
+         (meta->retains_grad_ || !meta->hooks_.empty() || meta->cpp_hooks_list_ != nullptr);
 }
 
 }  // namespace
@@ -41,7 +49,8 @@ std::optional<WeightUse> weight_behind(const at::Tensor& argument) {
   // A view made without gradients and used with them is a leaf of its own.
   if (c10::GradMode::is_enabled() && argument.is_leaf()) return std::nullopt;
   const auto& base = argument._base();
-  if (!is_weight(base) || !is_transpose(argument, base)) return std::nullopt;
+  if (!is_weight(base) || !is_transpose(argument, base) || is_watched(argument))
+    return std::nullopt;
   return WeightUse{at::Tensor(base), true};
 }
 

@@ -102,6 +102,52 @@ TEST_P(PolicyCache, SeesAWeightChangedInPlace) {
   expect_current();
 }
 
+// Neither a new version nor, where freed memory is handed out again, a new address.
+TEST_P(PolicyCache, SeesAWeightGivenOtherMemory) {
+  weight = torch::randn({64, 64}, device()).requires_grad_();
+  x = torch::randn({2, 64}, device());
+  const Autocast autocast(region());
+  for (int i = 0; i < 20; ++i) {
+    expect_current();
+    weight.set_data(weight.detach() * 3);
+    weight.set_data(weight.detach() / 2);
+  }
+  expect_current();
+  weight.set_data(weight.detach().t());
+  expect_current();
+}
+
+TEST_P(PolicyCache, TakesAViewForItsWeightOnlyWhereItIs) {
+  const Autocast autocast(region());
+  at::linear(x, weight);
+  const auto view = weight.t();
+  const auto before = at::mm(x, view);
+  weight.set_data(weight.detach() * 3);
+  at::linear(x, weight);
+  expect_same_bits(at::mm(x, view), before);
+
+  auto watched = weight.t();
+  watched.retain_grad();
+  int calls = 0;
+  auto hooked = weight.t();
+  hooked.register_hook([&](const at::Tensor&) { ++calls; });
+  (at::mm(x, watched) + at::mm(x, hooked)).to(torch::kFloat).sum().backward();
+  EXPECT_TRUE(watched.grad().defined());
+  EXPECT_EQ(calls, 1);
+}
+
+TEST_P(PolicyCache, LeavesSparseWeightsToLibTorch) {
+  const auto sparse = torch::eye(4, device()).to_sparse().requires_grad_();
+  const auto dense = torch::randn({4, 4}, device());
+  const auto expected = [&] {
+    const Autocast stock(AutocastOptions(GetParam()).dtype(torch::kBFloat16));
+    return at::mm(sparse, dense);
+  }();
+  const Autocast autocast(region());
+  expect_same_bits(at::mm(sparse, dense), expected);
+  EXPECT_EQ(expected.scalar_type(), torch::kBFloat16);
+}
+
 // Their kernels bump no version, so they say that the weight changed.
 TEST_P(PolicyCache, IsClearedByScalerAndOptimizers) {
   optim::Adam adam({weight}, optim::AdamOptions(0.1));
