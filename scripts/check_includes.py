@@ -9,8 +9,8 @@ import re
 import sys
 
 LIBRARY = ("core", "autocast", "scaling", "nn", "inspect", "optim", "precision", "apex")
-# Where the library takes another package in: folder -> include prefixes.
-ALSO = {"optim": ("hwy/",)}
+# Where the library takes another package or the compiler's own headers in: folder -> include prefixes.
+ALSO = {"optim": ("hwy/", "xmmintrin.h")}
 TORCH = ("ATen/", "c10/", "torch/", "caffe2/")
 CUDA = re.compile(r"cuda(_\w+)?\.h|cub/.*|thrust/.*")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)

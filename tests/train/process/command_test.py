@@ -397,7 +397,7 @@ custom_hooks: []
         self.assertIn("--cfg-options", self.halfstep("train", "--help"))
 
     def test_arguments_in_any_order(self):
-        config, data = CONFIGS / "mnist_mlp.yaml", self.options("train_cfg.max_epochs=1", threads=1)
+        config, data = CONFIGS / "mnist_mlp.yaml", self.options("train_cfg.max_epochs=1")
         self.halfstep("train", *data, config, "--device", "cpu", "--work-dir", "w")
         checkpoint = "w/checkpoints/step_00000008.safetensors"
         for order in (["--resume", config, *data], ["--resume", checkpoint, config, *data], [*data, "--resume", checkpoint, config],
@@ -405,7 +405,7 @@ custom_hooks: []
             self.assertIn(f"resumed from {checkpoint} after step 8", self.halfstep("train", "--work-dir", "w", "--device", "cpu", *order))
 
     def test_standard_output_that_takes_nothing(self):
-        command = [PROGRAM, "train", CONFIGS / "mnist_mlp.yaml", "--device", "cpu", *self.options("train_cfg.max_epochs=1", threads=1)]
+        command = [PROGRAM, "train", CONFIGS / "mnist_mlp.yaml", "--device", "cpu", *self.options("train_cfg.max_epochs=1")]
         with open("/dev/full", "w") as full:
             result = subprocess.run(command, cwd=self.dir, stdout=full, stderr=subprocess.PIPE, text=True)
         self.assertEqual(result.returncode, 1)
