@@ -244,6 +244,9 @@ int64_t resident_bytes() {
 
 // 10,000 regions, each of which casts 1 MiB of weight: one kept cast in a hundred would show.
 TEST(PolicyCacheMemory, DoesNotGrowWithTheNumberOfRegions) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "SKIPPED, NOTHING WAS TESTED: the address sanitizer keeps what is freed";
+#endif
   const auto weight = torch::randn({512, 512}).requires_grad_();
   const auto x = torch::randn({1, 512});
   const auto policy = OpPolicy::torch(torch::kCPU);
