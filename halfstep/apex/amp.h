@@ -100,8 +100,8 @@ class Amp {
   /// The model's named parameters and buffers to save, those of 16 bits in float32: the master
   /// where there is one, else a cast. What Apex's hook makes of a state_dict (Difference: that
   /// casts, so that masters are lost). Others are the tensors themselves. Weights that are written
-  /// into the model later, as loading does, become the masters at the next step, but for elements
-  /// that are their rounded master.
+  /// into the model later, as loading does, become the masters at the next step, not here, but for
+  /// elements that are their rounded master. Loading the state rounds it to the weights' 16 bits.
   torch::OrderedDict<std::string, at::Tensor> float32_state(const torch::nn::Module& model) const;
 
   /// Adds a group to an initialized optimizer, with masters where they belong.

@@ -40,7 +40,9 @@ class ScaleLossOptions {
 ///     scaled_loss->backward();
 ///   }
 ///
-/// Where an exception passes through it, the gradients are again what they were before.
+/// One scope at a time, in braces of its own, that ends before the step: none of this is checked.
+/// Where an exception passes through it, the gradients are again what they were before, unless
+/// delay_unscale had left scaled ones there, to which backward may have added.
 class [[nodiscard]] ScaledLoss {
  public:
   /// Throws UsageError where gradients can't be unscaled, as GradScaler::unscale_ does, unless

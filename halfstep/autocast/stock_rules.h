@@ -20,7 +20,7 @@ struct StockRule {
 /// device types without one. Kernels of other libraries for ops of theirs are left out. Read at the
 /// first call for a device type, in about ten milliseconds: from the registrations, and from what
 /// each registered kernel does with tensors that have a dtype but no memory; no op is run. Safe
-/// from any thread.
+/// from any thread, but the first call not while others run ops.
 const std::map<std::string, StockRule>& stock_rules(c10::DeviceType device_type);
 
 }  // namespace halfstep::detail

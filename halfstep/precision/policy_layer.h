@@ -32,9 +32,9 @@ namespace halfstep {
 template <class Holder>
 class PolicyLayer {
  public:
-  /// Casts the module's floating-point parameters and buffers to the policy's `param_dtype` in
-  /// place; make optimizers afterwards. Throws UsageError for a mixed policy that autocast can't
-  /// make (see DtypePolicy::autocast).
+  /// Casts the module's parameters and buffers to the policy's `param_dtype` in place, integer
+  /// buffers too, as torch::nn::Module::to does; make optimizers afterwards. Throws UsageError for
+  /// a mixed policy that autocast can't make (see DtypePolicy::autocast).
   explicit PolicyLayer(Holder layer, DtypePolicy policy = DtypePolicy())
       : layer_(std::move(layer)), policy_(policy) {
     policy_.autocast(c10::kCPU);

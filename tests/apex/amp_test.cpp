@@ -344,7 +344,7 @@ TEST_P(ApexAmp, LossScaleDecrease) {
   }
 }
 
-// Apex's test_state_dict: what an O2 or O3 model saves is float32, and makes an equal model.
+// Apex's test_state_dict: what an O2 or O3 model saves is float32.
 TEST_P(ApexAmp, StateIsFloat32) {
   for (const auto level : {OptLevel::O0, OptLevel::O2, OptLevel::O3}) {
     auto net = conv_net();
