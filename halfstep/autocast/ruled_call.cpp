@@ -3,6 +3,8 @@
 #include "halfstep/autocast/op_names.h"
 #include "halfstep/core/error.h"
 
+#include <algorithm>
+
 #include <ATen/autocast_mode.h>
 
 namespace halfstep::detail {
@@ -25,17 +27,24 @@ RuledCall::RuledCall(const c10::OperatorHandle& op, c10::DeviceType device_type)
                       at::autocast::get_autocast_dispatch_key_from_device_type(device_type)),
       dtype_argument_(dtype_argument(op)),
       overload_with_dtype_(overload_with_dtype(op)) {
-  for (const auto& argument : op.schema().arguments()) castable_.push_back(is_castable(argument));
+  const auto& arguments = op.schema().arguments();
+  for (const auto& argument : arguments) castable_.push_back(is_castable(argument));
+  castable_to_low_ = castable_;
+  if (std::all_of(castable_.begin(), castable_.end(), [](bool all) { return all; })) return;
+  // Weight and bias must have the dtype of the running statistics.
+  for (size_t i = 0; i < arguments.size(); ++i)
+    castable_to_low_[i] = castable_[i] && arguments[i].name() == "input";
 }
 
-/// Calls `change` with each tensor argument, also those in lists; where it returns a defined one,
-/// that takes its place. Lists of optional tensors hold indices.
+/// Calls `change` with each tensor argument of `which`, also those in lists; where it returns a
+/// defined one, that takes its place. Lists of optional tensors hold indices.
 template <class Change>
-void RuledCall::change_tensors(torch::jit::Stack* stack, const Change& change) const {
-  auto* values = stack->data() + (stack->size() - castable_.size());
-  for (size_t i = 0; i < castable_.size(); ++i) {
+void RuledCall::change_tensors(torch::jit::Stack* stack, const std::vector<bool>& which,
+                               const Change& change) {
+  auto* values = stack->data() + (stack->size() - which.size());
+  for (size_t i = 0; i < which.size(); ++i) {
     auto& value = values[i];
-    if (!castable_[i]) continue;
+    if (!which[i]) continue;
     if (value.isTensor()) {
       if (auto changed = change(value.toTensor()); changed.defined()) value = std::move(changed);
     } else if (value.isTensorList()) {
@@ -55,7 +64,8 @@ void RuledCall::change_tensors(torch::jit::Stack* stack, const Change& change) c
 void RuledCall::cast_all(c10::ScalarType dtype, RegionCastCache* cache, StandIn stand_in,
                          torch::jit::Stack* stack) const {
   const bool low = dtype != c10::kFloat;
-  change_tensors(stack, [&](const at::Tensor& argument) -> at::Tensor {
+  const auto& which = low ? castable_to_low_ : castable_;
+  change_tensors(stack, which, [&](const at::Tensor& argument) -> at::Tensor {
     if (!at::autocast::is_eligible(argument, device_type_) || argument.scalar_type() == dtype)
       return {};
     if (!low || argument.scalar_type() != c10::kFloat) return argument.to(dtype);
@@ -69,7 +79,7 @@ void RuledCall::cast_all(c10::ScalarType dtype, RegionCastCache* cache, StandIn 
 
 c10::ScalarType RuledCall::widest(torch::jit::Stack* stack) const {
   auto dtype = at::autocast::get_autocast_dtype(device_type_);
-  change_tensors(stack, [&](const at::Tensor& argument) -> at::Tensor {
+  change_tensors(stack, castable_, [&](const at::Tensor& argument) -> at::Tensor {
     dtype = at::autocast::prioritize(dtype, argument, device_type_);
     return {};
   });
@@ -78,7 +88,7 @@ c10::ScalarType RuledCall::widest(torch::jit::Stack* stack) const {
 
 bool RuledCall::all_float32(torch::jit::Stack* stack) const {
   bool all = true;
-  change_tensors(stack, [&](const at::Tensor& argument) -> at::Tensor {
+  change_tensors(stack, castable_, [&](const at::Tensor& argument) -> at::Tensor {
     if (at::autocast::is_eligible(argument, device_type_))
       all = all && argument.scalar_type() == c10::kFloat;
     return {};
@@ -140,7 +150,7 @@ void RuledCall::fall_through(c10::DispatchKeySet keys, torch::jit::Stack* stack)
 }
 
 void RuledCall::use_stand_ins(StandIn stand_in, torch::jit::Stack* stack) const {
-  change_tensors(stack, [&](const at::Tensor& argument) -> at::Tensor {
+  change_tensors(stack, castable_, [&](const at::Tensor& argument) -> at::Tensor {
     if (!argument.defined() || argument.scalar_type() != c10::kFloat) return {};
     return stand_in(argument, device_type_);
   });

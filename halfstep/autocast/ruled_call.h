@@ -36,7 +36,8 @@ class RuledCall {
 
  private:
   template <class Change>
-  void change_tensors(torch::jit::Stack* stack, const Change& change) const;
+  static void change_tensors(torch::jit::Stack* stack, const std::vector<bool>& which,
+                             const Change& change);
   void cast_all(c10::ScalarType dtype, RegionCastCache* cache, StandIn stand_in,
                 torch::jit::Stack* stack) const;
   c10::ScalarType widest(torch::jit::Stack* stack) const;
@@ -48,6 +49,7 @@ class RuledCall {
   c10::DispatchKeySet autocast_key_;
   c10::DispatchKeySet below_autocast_;
   std::vector<bool> castable_;
+  std::vector<bool> castable_to_low_;
   std::optional<size_t> dtype_argument_;
   std::optional<c10::OperatorHandle> overload_with_dtype_;
 };

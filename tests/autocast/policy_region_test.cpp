@@ -313,6 +313,10 @@ TEST_P(PolicyRegion, DoesNotCastRunningStatistics) {
   const Autocast autocast(region(OpPolicy::safe().set("batch_norm", CastRule::lower_precision)));
   EXPECT_EQ(norm->forward(low + 3).scalar_type(), kLow);
   EXPECT_GT(norm->running_mean.abs().sum().item<float>(), 0.1);
+  // Weight and bias have their dtype, else the kernel would not take them.
+  torch::nn::BatchNorm1d affine(6);
+  affine->to(device());
+  EXPECT_EQ(affine->forward(x).scalar_type(), kLow);
 }
 
 TEST_P(PolicyRegion, ReachesOpsOfOtherLibraries) {
