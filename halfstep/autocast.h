@@ -7,6 +7,7 @@
 #include "halfstep/autocast/custom_function.h"
 #include "halfstep/autocast/fp16_module.h"
 #include "halfstep/autocast/half_rehearsal.h"
+#include "halfstep/autocast/module_scope.h"
 #include "halfstep/autocast/op_policy.h"
 #include "halfstep/autocast/propagate.h"
 #include "halfstep/autocast/register_autocast.h"

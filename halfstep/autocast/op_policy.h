@@ -12,6 +12,10 @@
 
 #include <c10/core/DeviceType.h>
 
+namespace torch::nn {
+class Module;
+}
+
 namespace halfstep {
 
 namespace detail {
@@ -83,7 +87,38 @@ class OpPolicy {
   /// that takes one.
   OpPolicy& set(const std::string& op, CastRule rule);
 
-  /// Takes over every rule of `other`, which wins where both have one.
+  /// Gives the modules of a path a rule: of exactly that path, or of all that the regular
+  /// expression (ECMAScript's) matches whole: "head.*" is "head" and all below it, "encoder\\.\\d+"
+  /// the layers of an encoder. Paths are those of named_modules(); the exact path wins, as in
+  /// Keras' DTypePolicyMap.
+  ///
+  ///   policy.module("head.*", halfstep::CastRule::float32).bind(*net);
+  ///
+  /// C++ modules have no hooks. So the rule holds for ops that take a parameter or buffer of such a
+  /// module, or a view of one (the weight.t() of torch::nn::Linear), and for all ops inside a
+  /// ModuleScope of it. A copy of a parameter (`weight.to(…)`, `weight * 2`) is nobody's. An op
+  /// inside a scope belongs to the owner of its parameter only if that is inside the scope's
+  /// module; a module without a rule leaves it to the scope around. The module's rule wins over the
+  /// op's own; only `banned` stays, unless the module's is float32. As ever, it acts on ops that
+  /// have a kernel: those on LibTorch's list, torch::nn's layers, and whatever op this policy
+  /// names.
+  ///
+  /// `rule`: lower_precision, float32, promote, promote_or_lower or keep. Throws UsageError for
+  /// another, for text that is no regular expression, and, where bound, as bind() does. Giving a
+  /// path again replaces its rule.
+  OpPolicy& module(const std::string& path, CastRule rule);
+
+  /// The tree the modules are of, as it is now: parameters registered later are unknown. Memory may
+  /// change (`to(device)`, an optimizer's steps). Keeps nothing alive. A region with rules by
+  /// module needs it; it may come before or after them. Throws UsageError, with the nearest path,
+  /// for a path or pattern that no module has, for a module that two patterns match, and for a
+  /// weight whose modules (where tied) have different rules.
+  OpPolicy& bind(const torch::nn::Module& root);
+
+  /// The rules by module, in the order given.
+  const std::vector<std::pair<std::string, CastRule>>& module_rules() const;
+
+  /// Takes over every rule of `other`, which wins where both have one; its tree, where it is bound.
   OpPolicy& merge(const OpPolicy& other);
 
   /// Takes the rule of an op, an overload or a family away. Throws UsageError for an unknown name.
@@ -112,6 +147,10 @@ class OpPolicy {
   /// hidden op. A family counts as used when any of its ops was.
   std::vector<std::string> unmatched() const;
 
+  /// The paths as written of rules by module that decided no call so far: no op took a parameter of
+  /// such a module, and no ModuleScope named it. All of them before bind().
+  std::vector<std::string> unmatched_modules() const;
+
   /// Internal: adds rules that look at each call.
   OpPolicy& add_call_rules(std::shared_ptr<const detail::CallRules> rules);
   /// Internal: what the kernels read; made at the first call.
@@ -121,6 +160,7 @@ class OpPolicy {
   struct Rules;
   OpPolicy(std::string base, const std::map<std::string, CastRule>& rules);
   Rules& change();
+  void check_modules() const;
   std::shared_ptr<Rules> rules_;
 };
 

@@ -24,7 +24,7 @@ std::shared_ptr<PolicyRegion> make_region(c10::DeviceType device_type, const OpP
 }  // namespace
 
 PolicyRegion::PolicyRegion(c10::DeviceType device_type, const OpPolicy& policy)
-    : device_type_(device_type), policy_(policy.compiled()) {
+    : device_type_(device_type), op_policy_(policy), policy_(op_policy_.compiled()) {
   if (auto* surrounding = innermost()) surrounding_ = surrounding->shared_from_this();
 }
 

@@ -21,10 +21,13 @@ class PolicyRegion final : public c10::DebugInfoBase,
   static PolicyRegion* current(c10::DeviceType device_type);
 
   const CompiledPolicy& policy() const { return *policy_; }
+  /// What `policy` was compiled from.
+  const OpPolicy& op_policy() const { return op_policy_; }
   RegionCastCache& cache() { return cache_; }
 
  private:
   c10::DeviceType device_type_;
+  OpPolicy op_policy_;
   std::shared_ptr<const CompiledPolicy> policy_;
   std::shared_ptr<PolicyRegion> surrounding_;
   RegionCastCache cache_;

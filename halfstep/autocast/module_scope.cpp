@@ -1,0 +1,46 @@
+#include "halfstep/autocast/module_scope.h"
+
+#include "halfstep/core/error.h"
+#include "halfstep/core/libtorch.h"
+
+#include <utility>
+
+namespace halfstep {
+
+namespace {
+
+constexpr std::string_view kSlotName = "halfstep::ModuleScope";
+constexpr auto kSlot = detail::debug_info_kind(&kSlotName, 2);
+
+std::shared_ptr<detail::ModuleScopeState> make_state(const torch::nn::Module* module,
+                                                     std::string path) {
+  auto state = std::make_shared<detail::ModuleScopeState>();
+  state->module = module;
+  state->path = std::move(path);
+  if (const auto* outer = detail::ModuleScopeState::current())
+    state->outer = outer->shared_from_this();
+  return state;
+}
+
+}  // namespace
+
+const detail::ModuleScopeState* detail::ModuleScopeState::current() {
+  return static_cast<const ModuleScopeState*>(c10::ThreadLocalDebugInfo::get(kSlot));
+}
+
+ModuleScope::ModuleScope(const torch::nn::Module& module) : ModuleScope(&module, "") {}
+
+ModuleScope::ModuleScope(std::string path) : ModuleScope(nullptr, std::move(path)) {}
+
+ModuleScope::ModuleScope(const torch::nn::Module* module, std::string path)
+    : state_(kSlot, make_state(module, std::move(path))),
+      state_seen_(c10::ThreadLocalDebugInfo::current().get()) {}
+
+ModuleScope::~ModuleScope() {
+  if (c10::ThreadLocalDebugInfo::current().get() != state_seen_)
+    detail::die("ModuleScope",
+                "a scope must end on the thread that began it and before what was begun before "
+                "it, but this one did not; keep the guard on the stack");
+}
+
+}  // namespace halfstep
