@@ -3,3 +3,5 @@
 
 #include "halfstep/inspect/dtype_counter.h"
 #include "halfstep/inspect/dtype_report.h"
+#include "halfstep/inspect/precision_recorder.h"
+#include "halfstep/inspect/precision_report.h"

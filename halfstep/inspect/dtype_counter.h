@@ -40,7 +40,6 @@ class [[nodiscard]] DtypeCounter {
   const DtypeReport& report() const { return report_; }
 
  private:
-  friend class OpObserver;
   DtypeReport report_;
 };
 
