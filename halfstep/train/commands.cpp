@@ -58,6 +58,19 @@ void print_dtypes(const Trainer& trainer) {
   if (!policy) return;
   for (const auto& rule : policy->unmatched())
     fmt::print("the rule for {} in autocast.ops met no op call\n", rule);
+  for (const auto& path : policy->unmatched_modules())
+    fmt::print("the rule for {} in autocast.modules met no op call\n", path);
+}
+
+void print_precision(const Trainer& trainer, const RunOptions& options) {
+  if (!options.precision_report) return;
+  if (!trainer.precision_report()) {
+    fmt::print("no precision report: it is of the second step, and there was none\n");
+    return;
+  }
+  fmt::print("precision of the second step (also in {}):\n{}",
+             trainer.work_dir().precision_report_file().string(),
+             trainer.precision_report()->text());
 }
 
 std::string in_quotes(const std::string& word) {
@@ -84,6 +97,7 @@ int train_command(Config config, const RunOptions& options, const std::string& c
   print_run(trainer, options, config_name);
   const auto outcome = trainer.train();
   print_dtypes(trainer);
+  print_precision(trainer, options);
   const auto checkpoint = trainer.save_checkpoint();
   if (outcome == Trainer::Outcome::finished) {
     if (trainer.progress().skipped_steps > 0)

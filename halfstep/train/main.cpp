@@ -28,6 +28,7 @@ struct Arguments {
   std::vector<std::string> resume;
   std::string seed;
   bool amp = false;
+  bool precision_report = false;
 };
 
 void add_common(CLI::App& command, Arguments& arguments) {
@@ -55,6 +56,7 @@ RunOptions run_options(const Arguments& arguments) {
                          : arguments.work_dir;
   options.device = parse_device(arguments.device);
   options.amp = arguments.amp;
+  options.precision_report = arguments.precision_report;
   if (!arguments.seed.empty()) options.seed = detail::parse_seed(arguments.seed);
   return options;
 }
@@ -83,6 +85,9 @@ int run(int argc, char** argv) {
       ->expected(0, 1);
   train->add_option("--seed", arguments.seed,
                     "Seed of weights, shuffling and dropout (instead of randomness.seed)");
+  train->add_flag("--precision-report", arguments.precision_report,
+                  "Print at the end in which dtype each op of the second step ran, and what was "
+                  "cast; also in the work dir, as precision_report.json");
 
   auto* test =
       app.add_subcommand("test", "Measure a CHECKPOINT's accuracy on the test data of CONFIG");

@@ -72,7 +72,7 @@ std::string AmpSettings::describe_dtype() const {
   std::string how = "autocast";
   if (policy) {
     how += ", op policy " + policy->base();
-    if (const auto count = policy->changes().size(); count > 0)
+    if (const auto count = policy->changes().size() + policy->module_rules().size(); count > 0)
       how += " with " + std::to_string(count) + (count == 1 ? " change" : " changes");
   }
   if (rehearses()) how += ", rehearsed: products computed in float32 and rounded to float16";

@@ -7,6 +7,8 @@ namespace halfstep::train {
 namespace {
 
 constexpr const char* kNoRule = "none";
+constexpr const char* kAutocast = "autocast";
+constexpr const char* kModules = "modules";
 
 /// Runs `change`; what the library refuses is said with the place in the file.
 template <class Change>
@@ -19,17 +21,23 @@ void at_place(const Config& config, const std::string& key, const Change& change
                                       ": autocast: ", message.substr(message.find("] ") + 2));
 }
 
+/// In single quotes, where YAML leaves backslashes alone.
+std::string in_quotes(const std::string& text) {
+  std::string quoted = "'";
+  for (const char c : text) quoted += c == '\'' ? "''" : std::string(1, c);
+  return quoted + "'";
+}
+
 }  // namespace
 
 std::optional<OpPolicy> read_policy(Config& optim_wrapper, c10::DeviceType device_type) {
-  auto config = optim_wrapper.child_if("autocast");
+  auto config = optim_wrapper.child_if(kAutocast);
   if (!config) return std::nullopt;
   OpPolicy policy;
   const auto base = config->get<std::string>("policy", "torch");
   at_place(*config, "policy", [&] { policy = OpPolicy::preset(base, device_type); });
   auto ops = config->child_if("ops");
-  if (!ops) return policy;
-  for (const auto& op : ops->keys()) {
+  for (const auto& op : ops ? ops->keys() : std::vector<std::string>()) {
     const auto rule = ops->get<std::string>(op);
     at_place(*ops, op, [&] {
       if (rule == kNoRule)
@@ -38,7 +46,19 @@ std::optional<OpPolicy> read_policy(Config& optim_wrapper, c10::DeviceType devic
         policy.set(op, parse_cast_rule(rule));
     });
   }
+  auto modules = config->child_if(kModules);
+  for (const auto& path : modules ? modules->keys() : std::vector<std::string>()) {
+    const auto rule = modules->get<std::string>(path);
+    at_place(*modules, path, [&] { policy.module(path, parse_cast_rule(rule)); });
+  }
   return policy;
+}
+
+void bind_policy(Config& optim_wrapper, std::optional<OpPolicy>& policy,
+                 const torch::nn::Module& model) {
+  if (!policy || policy->module_rules().empty()) return;
+  const auto config = optim_wrapper.child(kAutocast);
+  at_place(config, kModules, [&] { policy->bind(model); });
 }
 
 std::string policy_to_yaml(const OpPolicy& policy) {
@@ -56,6 +76,10 @@ std::string policy_to_yaml(const OpPolicy& policy) {
         (ops.empty() ? "" : ", ") + ("\"" + op + "\": ") + (rule ? cast_rule_name(*rule) : kNoRule);
   }
   if (!ops.empty()) text += ", ops: {" + ops + "}";
+  std::string modules;
+  for (const auto& [path, rule] : policy.module_rules())
+    modules += (modules.empty() ? "" : ", ") + in_quotes(path) + ": " + cast_rule_name(rule);
+  if (!modules.empty()) text += ", modules: {" + modules + "}";
   return text + "}";
 }
 

@@ -4,6 +4,7 @@
 #include "halfstep/optim/fused_optimizer.h"
 #include "halfstep/optim/gradient_dtype.h"
 #include "halfstep/optim/weight_dtype.h"
+#include "halfstep/train/loop/policy_settings.h"
 #include "halfstep/train/loop/settings.h"
 #include "halfstep/train/optim/optimizers.h"
 
@@ -15,12 +16,14 @@ namespace halfstep::train {
 
 namespace {
 
-AmpSettings read_precision(Config& optim_wrapper, const RunOptions& options) {
+AmpSettings read_precision(Config& optim_wrapper, const RunOptions& options, const Model& model) {
   if (options.amp) {
     const std::string warning = switch_amp_on(optim_wrapper);
     if (!warning.empty()) std::cerr << "warning: " << warning << '\n';
   }
-  return AmpSettings::read(optim_wrapper, options.device);
+  auto amp = AmpSettings::read(optim_wrapper, options.device);
+  bind_policy(optim_wrapper, amp.policy, model);
+  return amp;
 }
 
 std::unique_ptr<Loader> read_loader(Config config, uint64_t seed) {
@@ -157,7 +160,7 @@ RunParts build_training(Config& config, const RunOptions& options,
   read_seed(config, options, checkpoint_seed, parts);
   read_model(config, options, parts);
   auto optim_wrapper = config.child("optim_wrapper");
-  parts.amp = read_precision(optim_wrapper, options);
+  parts.amp = read_precision(optim_wrapper, options, *parts.model);
   read_optimizer(optim_wrapper, parts);
   read_schedule(config, parts);
   auto train_cfg = config.child_or_empty("train_cfg");
@@ -177,7 +180,7 @@ RunParts build_testing(Config& config, const RunOptions& options) {
   RunParts parts;
   read_model(config, options, parts);
   auto optim_wrapper = config.child("optim_wrapper");
-  parts.amp = read_precision(optim_wrapper, options);
+  parts.amp = read_precision(optim_wrapper, options, *parts.model);
   optim_wrapper.ignore("optimizer");
   if (optim_wrapper.is_mapping("optimizer")) {
     auto optimizer = optim_wrapper.child("optimizer");

@@ -22,6 +22,7 @@ struct RunOptions {
   std::optional<uint64_t> seed = {};  ///< instead of the config's randomness.seed
   bool resume = false;
   std::filesystem::path resume_from = {};  ///< empty: the newest checkpoint of the work dir
+  bool precision_report = false;           ///< --precision-report: record the precision of one step
   bool late_outcomes = false;  ///< for tests: on the CPU, too, learn of skips as late as on a GPU
 };
 

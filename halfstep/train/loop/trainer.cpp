@@ -4,8 +4,10 @@
 #include "halfstep/autocast/half_rehearsal.h"
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
+#include "halfstep/inspect/precision_recorder.h"
 #include "halfstep/train/data/to_device.h"
 #include "halfstep/train/files/atomic_file.h"
+#include "halfstep/train/loop/precision_json.h"
 #include "halfstep/train/loop/stop_signal.h"
 
 #include <cmath>
@@ -42,7 +44,8 @@ Trainer::Trainer(Config config, const RunOptions& options)
                             resume_point_ ? std::optional(resume_point_->seed) : std::nullopt)),
       scaler_(without_stop(parts_.amp.loss_scale.options)),
       work_dir_(options.work_dir),
-      outcome_(options.late_outcomes) {
+      outcome_(options.late_outcomes),
+      wants_precision_report_(options.precision_report) {
   scaler_.name_parameters(parts_.model->named_parameters());
   if (resume_point_) {
     resume();
@@ -136,8 +139,7 @@ void Trainer::run_step() try {
 
 void Trainer::train_step(const Batch& batch) {
   parts_.optimizer->zero_grad();
-  const auto loss = forward(to_device(batch, device_));
-  scaler_.scale(loss).backward();
+  const auto loss = forward_and_backward(to_device(batch, device_));
   settle();  // the step before, whose successor a GPU has been given by now
   outcome_.note(scaler_.step(*parts_.optimizer));
   scaler_.update();
@@ -158,6 +160,21 @@ void Trainer::settle() {
   if (device_.is_cpu() || progress_.step % check_cuda_loss_every == 0 ||
       skipped_in_a_row_ >= max_skips_without_loss)
     check_numbers();
+}
+
+torch::Tensor Trainer::forward_and_backward(const Batch& batch) {
+  // Not the first step, which has more to set up.
+  const bool recorded = wants_precision_report_ && steps_of_this_process() == 1;
+  std::optional<inspect::PrecisionRecorder> recorder;
+  if (recorded) recorder.emplace(*parts_.model);
+  auto loss = forward(batch);
+  scaler_.scale(loss).backward();
+  if (recorded) {
+    precision_report_ = recorder->report();
+    recorder.reset();
+    write_file(work_dir_.precision_report_file(), to_json(*precision_report_).dump(2) + "\n");
+  }
+  return loss;
 }
 
 torch::Tensor Trainer::forward(const Batch& batch) {

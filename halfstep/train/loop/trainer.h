@@ -1,5 +1,6 @@
 #pragma once
 #include "halfstep/inspect/dtype_counter.h"
+#include "halfstep/inspect/precision_report.h"
 #include "halfstep/scaling/grad_scaler.h"
 #include "halfstep/train/files/checkpoint.h"
 #include "halfstep/train/loop/evaluate.h"
@@ -89,6 +90,11 @@ class Trainer {
   /// of this process's steps.
   const inspect::DtypeReport& dtypes() const { return dtypes_; }
   int64_t counted_steps() const { return counted_steps_; }
+  /// What ran in which precision in this process's second step (the first one has more to set up);
+  /// none before it, or where RunOptions don't ask for it. Also in the work dir, as JSON.
+  const std::optional<inspect::PrecisionReport>& precision_report() const {
+    return precision_report_;
+  }
   /// Steps since construction.
   int64_t steps_of_this_process() const { return progress_.step - first_step_; }
   /// The signal that stopped the run, or 0.
@@ -103,6 +109,7 @@ class Trainer {
   void run_step();
   void train_step(const Batch& batch);
   torch::Tensor forward(const Batch& batch);
+  torch::Tensor forward_and_backward(const Batch& batch);
   std::string place() const;
   void check_numbers() const;
   void check_weights() const;
@@ -121,6 +128,8 @@ class Trainer {
   std::optional<Evaluation> evaluation_;
   inspect::DtypeReport dtypes_;
   int64_t counted_steps_ = 0;
+  bool wants_precision_report_;
+  std::optional<inspect::PrecisionReport> precision_report_;
   int64_t skipped_in_a_row_ = 0;
   bool fell_back_ = false;
   bool stop_requested_ = false;

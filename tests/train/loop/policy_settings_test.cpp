@@ -1,7 +1,11 @@
 #include "halfstep/train/loop/policy_settings.h"
 
+#include "halfstep/autocast/compiled_policy.h"
 #include "halfstep/core/error.h"
 #include "halfstep/train/loop/amp_settings.h"
+
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/linear.h>
 
 #include "tests/support/errors.h"
 
@@ -55,6 +59,35 @@ TEST(PolicySettings, SayWhereTheyAreWrong) {
   EXPECT_ERROR(read("{autocast: {ops: {softmax: 3}}}"), UsageError, "x.yaml:1");
 }
 
+TEST(PolicySettings, ReadRulesByModuleAndBindThem) {
+  torch::nn::Sequential net(torch::nn::Linear(2, 2), torch::nn::Linear(2, 2));
+  const auto bound = [&](const std::string& yaml) {
+    auto config = Config::parse(yaml, "x.yaml");
+    auto policy = read_policy(config, c10::kCPU);
+    bind_policy(config, policy, *net);
+    config.finish();
+    return policy;
+  };
+  const auto policy =
+      bound("{autocast: {ops: {mm: keep}, modules: {'0': float32, '[1-9]': keep}}}");
+  EXPECT_THAT(policy->module_rules(),
+              ::testing::ElementsAre(::testing::Pair("0", CastRule::float32),
+                                     ::testing::Pair("[1-9]", CastRule::keep)));
+  EXPECT_EQ(policy->rule("mm"), CastRule::keep);
+  // The rules of a bound policy can be used, others can't.
+  EXPECT_EQ(policy->compiled()->calls("mm"), 0);
+  EXPECT_FALSE(bound("{}"));
+  EXPECT_TRUE(bound("{autocast: {}}"));
+
+  EXPECT_ERROR(bound("autocast:\n  policy: torch\n  modules: {head: float32}"), UsageError,
+               "[config] x.yaml:3: autocast: a module must be one of the tree's, but got 'head'");
+  EXPECT_ERROR(bound("autocast:\n  modules:\n    '0': float23"), UsageError,
+               "[config] x.yaml:3: ", "but got 'float23'", "did you mean 'float32'?");
+  EXPECT_ERROR(bound("autocast:\n  modules:\n    '0(': float32"), UsageError,
+               "[config] x.yaml:3: ", "a path must be one or a regular expression");
+  EXPECT_ERROR(bound("{autocast: {modules: {'0': none}}}"), UsageError, "but got 'none'");
+}
+
 TEST(PolicySettings, SaveAndLoad) {
   auto policy = OpPolicy::mmcv();
   policy.set("softmax", CastRule::float32).set("mm", CastRule::float32).remove("bmm");
@@ -66,6 +99,12 @@ TEST(PolicySettings, SaveAndLoad) {
   const auto again = read("autocast: " + yaml);
   EXPECT_EQ(again->rules(), policy.rules());
   EXPECT_EQ(policy_to_yaml(*again), yaml);
+
+  policy.module("head.*", CastRule::float32).module("it's\\.\\d", CastRule::keep);
+  const auto with_modules = policy_to_yaml(policy);
+  EXPECT_THAT(with_modules,
+              ::testing::HasSubstr(", modules: {'head.*': float32, 'it''s\\.\\d': keep}}"));
+  EXPECT_EQ(read("autocast: " + with_modules)->module_rules(), policy.module_rules());
 
   const OpPolicy none;
   EXPECT_EQ(read("autocast: " + policy_to_yaml(none))->rules(), none.rules());

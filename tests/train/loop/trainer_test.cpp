@@ -7,11 +7,13 @@
 #include "halfstep/optim/gradient_dtype.h"
 
 #include <csignal>
+#include <map>
 
 #include "tests/support/errors.h"
 #include "tests/support/temp_folder.h"
 #include "tests/train/loop/blobs.h"
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 namespace halfstep::train {
 
@@ -93,6 +95,50 @@ TEST_F(TrainerTest, WithoutAmpTheSameCodeReportsFloat32) {
   EXPECT_THAT(text, ::testing::ContainsRegex("linear +float32"));
   EXPECT_THAT(text, ::testing::ContainsRegex("loss +float32"));
   EXPECT_THAT(text, ::testing::Not(::testing::HasSubstr("bfloat16")));
+}
+
+TEST_F(TrainerTest, RulesByModuleHold) {
+  auto run = trainer({"optim_wrapper.autocast={modules: {last: float32}}"}, true);
+  run.train();
+  const auto text = run.dtypes().summary();
+  EXPECT_THAT(text, ::testing::ContainsRegex("linear +float32 x1 bfloat16 x1"));
+  EXPECT_TRUE(run.parts().amp.policy->unmatched_modules().empty());
+  EXPECT_ERROR(trainer({"optim_wrapper.autocast={modules: {lost: float32}}"}, true), UsageError,
+               "[config] --cfg-options", "but got 'lost'", "did you mean 'last'?");
+}
+
+TEST_F(TrainerTest, RecordsThePrecisionOfTheSecondStep) {
+  const RunOptions options{.work_dir = dir_.path(), .amp = true, .precision_report = true};
+  std::optional<Trainer> run;
+  run.emplace(config({"optim_wrapper.autocast={modules: {last: float32}, ops: {bmm: float32}}"}),
+              options);
+  const auto file = run->work_dir().precision_report_file();
+  run->train();
+  ASSERT_TRUE(run->precision_report());
+  const auto report = *run->precision_report();
+  run.reset();
+  std::map<std::string, c10::ScalarType> dtype_of_layer;
+  for (const auto& op : report.forward.ops) {
+    EXPECT_EQ(op.calls, 1) << "one step";
+    if (op.op == "addmm") dtype_of_layer[op.module] = op.dtype;
+  }
+  EXPECT_EQ(dtype_of_layer, (std::map<std::string, c10::ScalarType>{{"first", torch::kBFloat16},
+                                                                    {"last", torch::kFloat}}));
+  EXPECT_GT(report.backward.calls(), 0);
+  EXPECT_THAT(report.unmatched_ops, ::testing::ElementsAre("bmm"));
+  const auto json = nlohmann::json::parse(read_file(file));
+  EXPECT_EQ(json.at("forward").at("ops").size(), report.forward.ops.size());
+  EXPECT_EQ(json.at("forward").at("ops").at(0).at("module"), "first");
+  EXPECT_EQ(json.at("forward").at("casts").size(), report.forward.casts.size());
+  EXPECT_EQ(json.at("unmatched_ops"), nlohmann::json({"bmm"}));
+  EXPECT_FALSE(json.contains("why_nothing_low"));
+
+  // It is one of the run's files, and none of a run that was not asked.
+  auto other = trainer();
+  other.train();
+  EXPECT_FALSE(other.precision_report());
+  EXPECT_FALSE(std::filesystem::exists(file));
+  EXPECT_TRUE(std::filesystem::exists(dir_.path() / "previous_1/precision_report.json"));
 }
 
 TEST_F(TrainerTest, SchedulerStepsOncePerEpoch) {

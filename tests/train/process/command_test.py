@@ -104,6 +104,27 @@ class CommandTest(unittest.TestCase):
         self.assertRegex(output, r"linear +float32")
         self.assertNotIn("bfloat16", output)
 
+    def test_precision_report(self):
+        output = self.train("--amp", "--precision-report", "--work-dir", "w", options=["train_cfg.max_epochs=1"])
+        self.assertIn("precision of the second step (also in w/precision_report.json):\nforward: ", output)
+        self.assertRegex(output, r"\n  module +op +dtype +calls\n")
+        self.assertRegex(output, r"\n  \S+ +linear +bfloat16 +1\n")
+        self.assertRegex(output, r"\nbackward: [1-9]\d* of \d+ ops ran in 16 bits")
+        report = json.loads((self.dir / "w/precision_report.json").read_text())
+        self.assertIn("bfloat16", [op["dtype"] for op in report["forward"]["ops"] if op["op"] == "linear"])
+
+    def test_precision_report_says_why_nothing_was_cast(self):
+        output = self.train("--precision-report", options=["train_cfg.max_epochs=1"])
+        self.assertIn("nothing ran in 16 bits: no op ran in an enabled autocast region", output)
+        output = self.train("--precision-report", "--work-dir", "one", options=["train_cfg.max_epochs=1", "train_dataloader.batch_size=480"])
+        self.assertIn("no precision report: it is of the second step, and there was none\n", output)
+
+    def test_rules_by_module(self):
+        output = self.train("--amp", options=["train_cfg.max_epochs=1", "optim_wrapper.autocast={modules: {'.*': float32}}"])
+        self.assertIn("(nothing was cast to 16 bits)", output)
+        output = self.train("--amp", options=["optim_wrapper.autocast={modules: {no_layer: float32}}"], status=2)
+        self.fails(output, "[config] --cfg-options", "autocast: a module must be one of the tree's, but got 'no_layer'")
+
     def test_cnn_trains(self):
         output = self.train("--amp", config="mnist_cnn.yaml", options=["train_cfg.max_epochs=1", "train_dataloader.batch_size=16"])
         for kind in (r"convolution +bfloat16", r"batch_norm +bfloat16", r"linear +bfloat16", r"loss +float32"):
