@@ -7,5 +7,6 @@
 #include "halfstep/inspect.h"
 #include "halfstep/nn.h"
 #include "halfstep/optim.h"
+#include "halfstep/optim_wrapper.h"
 #include "halfstep/precision.h"
 #include "halfstep/scaling.h"

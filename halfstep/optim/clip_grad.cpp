@@ -13,6 +13,8 @@
 #include <ATen/ops/_foreach_clamp_min.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/stack.h>
 #include <c10/core/GradMode.h>
@@ -74,6 +76,11 @@ void check_limit(double value, const char* name, const char* where) {
                        "; 1.0 is usual");
 }
 
+void check_norm_type(double value, const char* where) {
+  HALFSTEP_CHECK_USAGE(value > 0, where, "norm_type must be above 0, but got ", value,
+                       "; 2 is usual, infinity takes the largest element");
+}
+
 double clip_factor(double norm, double max_norm) {
   const double factor = max_norm / (norm + 1e-6);
   return factor >= 1 ? 1 : factor;
@@ -126,15 +133,32 @@ at::Tensor total_norm(const std::vector<at::Tensor>& gradients) {
   return (sum + squares).sqrt();
 }
 
+at::Tensor total_p_norm(const std::vector<at::Tensor>& gradients, double norm_type) {
+  const c10::NoGradGuard no_grad;
+  at::Tensor norms;
+  auto groups = by_device_and_dtype(gradients);
+  std::stable_partition(groups.begin(), groups.end(),
+                        [](const auto& group) { return !group.front().is_cpu(); });
+  for (const auto& group : groups) {
+    const auto dtype = group.front().scalar_type() == c10::kDouble ? c10::kDouble : c10::kFloat;
+    const auto part = at::stack(at::_foreach_norm(group, norm_type, dtype)).to(c10::kDouble);
+    norms = norms.defined() ? at::cat({norms, part.to(norms.device())}) : part;
+  }
+  if (!norms.defined()) return at::scalar_tensor(0.0, at::TensorOptions(c10::kDouble));
+  return at::linalg_vector_norm(norms, norm_type);
+}
+
 }  // namespace detail
 
 at::Tensor clip_grad_norm_(const std::vector<at::Tensor>& parameters, double max_norm,
-                           bool error_if_nonfinite) {
+                           bool error_if_nonfinite, double norm_type) {
   constexpr const char* where = "clip_grad_norm_";
   detail::check_limit(max_norm, "max_norm", where);
+  detail::check_norm_type(norm_type, where);
   const c10::NoGradGuard no_grad;
   const auto gradients = gradients_of(parameters, where);
-  const auto norm = detail::total_norm(gradients);
+  const auto norm =
+      norm_type == 2 ? detail::total_norm(gradients) : detail::total_p_norm(gradients, norm_type);
   HALFSTEP_CHECK_USAGE(!error_if_nonfinite || std::isfinite(norm.item<double>()), where,
                        "the norm of the gradients must be finite, but is ", norm.item<double>(),
                        "; skip this step (a GradScaler does), or set error_if_nonfinite to false");
@@ -151,8 +175,8 @@ at::Tensor clip_grad_norm_(const std::vector<at::Tensor>& parameters, double max
 }
 
 at::Tensor clip_grad_norm_(const torch::optim::Optimizer& optimizer, double max_norm,
-                           bool error_if_nonfinite) {
-  return clip_grad_norm_(parameters_of(optimizer), max_norm, error_if_nonfinite);
+                           bool error_if_nonfinite, double norm_type) {
+  return clip_grad_norm_(parameters_of(optimizer), max_norm, error_if_nonfinite, norm_type);
 }
 
 void clip_grad_value_(const std::vector<at::Tensor>& parameters, double max_value) {

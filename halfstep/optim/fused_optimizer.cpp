@@ -28,12 +28,19 @@ FusedOptimizer::FusedOptimizer(const char* where, const std::vector<OptimizerPar
   const auto& options = static_cast<const FusedOptions&>(*defaults_);
   options.validate(where_);
   settings_ = options.settings();
-  detail::check_limit(settings_.clip_norm, "clip_norm", where_);
-  detail::check_limit(settings_.clip_value, "clip_value", where_);
-  HALFSTEP_CHECK_USAGE(!settings_.clips_norm() || !settings_.clips_value(), where_,
+  set_clipping(settings_.clip_norm, settings_.clip_value);
+  for (const auto& group : groups) add_param_group(group);
+}
+
+void FusedOptimizer::set_clipping(double clip_norm, double clip_value) {
+  detail::check_limit(clip_norm, "clip_norm", where_);
+  detail::check_limit(clip_value, "clip_value", where_);
+  HALFSTEP_CHECK_USAGE(clip_norm == StepSettings::kNone || clip_value == StepSettings::kNone,
+                       where_,
                        "only one of clip_norm and clip_value may be set, but both are; leave one "
                        "out");
-  for (const auto& group : groups) add_param_group(group);
+  settings_.clip_norm = clip_norm;
+  settings_.clip_value = clip_value;
 }
 
 void FusedOptimizer::add_param_group(const OptimizerParamGroup& group) {

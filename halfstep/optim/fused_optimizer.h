@@ -73,6 +73,12 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   /// without clip_norm. inf or NaN where these gradients overflowed. Does not sync.
   const at::Tensor& grad_norm() const { return grad_norm_; }
 
+  /// As the options clip_norm and clip_value, from now on, for optimizers that somebody else made.
+  /// StepSettings::kNone: none. Throws UsageError for both, and below 0.
+  void set_clipping(double clip_norm, double clip_value);
+  /// Whether one of them is set.
+  bool clips() const { return settings_.clips_norm() || settings_.clips_value(); }
+
   /// As the option shadow_weights, from now on, for optimizers that somebody else made. Throws
   /// UsageError where copies are kept already, by this optimizer or other ShadowWeights. A
   /// parameter that is moved to another device afterwards is cast again; make the optimizer after

@@ -12,6 +12,12 @@ LRScheduler::LRScheduler(torch::optim::Optimizer& optimizer, Schedule schedule)
   apply();
 }
 
+void LRScheduler::also_set(torch::optim::OptimizerOptions& options) {
+  also_ = &options;
+  also_base_rate_ = options.get_lr();
+  apply();
+}
+
 void LRScheduler::step() {
   settle();
   ++steps_;
@@ -72,6 +78,7 @@ void LRScheduler::apply() {
     options.set_lr(schedule_.rate(base_rates_[i], steps_));
     if (momentum) set_momentum(options, *momentum);
   }
+  if (also_ != nullptr) also_->set_lr(schedule_.rate(also_base_rate_, steps_));
 }
 
 }  // namespace halfstep::optim

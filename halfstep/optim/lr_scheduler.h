@@ -26,6 +26,10 @@ class LRScheduler {
   /// momentum and the optimizer has none.
   LRScheduler(torch::optim::Optimizer& optimizer, Schedule schedule);
 
+  /// Sets the rate of these options, too, as if they were a group's: a rate to show for an
+  /// optimizer whose groups have rates of their own. They must outlive the scheduler.
+  void also_set(torch::optim::OptimizerOptions& options);
+
   /// Counts one more and sets each group's rate.
   void step();
 
@@ -52,6 +56,8 @@ class LRScheduler {
   torch::optim::Optimizer& optimizer_;
   Schedule schedule_;
   std::vector<double> base_rates_;
+  torch::optim::OptimizerOptions* also_ = nullptr;
+  double also_base_rate_ = 0;
   int64_t steps_ = 0;
   std::optional<StepResult> pending_;  // counted in steps_, perhaps wrongly
 };
