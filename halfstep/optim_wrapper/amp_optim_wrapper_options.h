@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <variant>
 
@@ -30,8 +31,10 @@ class AmpOptimWrapperOptions : public OptimWrapperOptions {
     return *this;
   }
   AmpOptimWrapperOptions& loss_scale(const char* value) { return loss_scale(std::string(value)); }
-  AmpOptimWrapperOptions& loss_scale(double value) {
-    loss_scale_ = value;
+  template <class Number>
+  requires(std::is_arithmetic_v<Number> &&
+           !std::is_same_v<Number, bool>) AmpOptimWrapperOptions& loss_scale(Number value) {
+    loss_scale_ = static_cast<double>(value);
     return *this;
   }
   AmpOptimWrapperOptions& loss_scale(GradScalerOptions value) {

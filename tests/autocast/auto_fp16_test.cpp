@@ -13,6 +13,7 @@
 #include "tests/support/devices.h"
 #include "tests/support/errors.h"
 #include "tests/support/tolerance.h"
+#include "tests/support/warnings.h"
 
 namespace halfstep::testing {
 
@@ -44,17 +45,6 @@ template <class Tuple>
 Dtypes dtypes(const Tuple& outputs) {
   return std::apply([](const auto&... each) { return Dtypes{each.scalar_type()...}; }, outputs);
 }
-
-/// What is written to LibTorch's warnings while it lives.
-class Warnings : public c10::WarningHandler {
- public:
-  Warnings() : guard_(this) {}
-  void process(const c10::Warning& warning) override { messages.push_back(warning.msg()); }
-  std::vector<std::string> messages;
-
- private:
-  c10::WarningUtils::WarningHandlerGuard guard_;
-};
 
 }  // namespace
 
