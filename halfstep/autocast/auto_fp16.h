@@ -1,6 +1,7 @@
 #pragma once
 #include "halfstep/autocast/autocast.h"
 #include "halfstep/core/module_object.h"
+#include "halfstep/core/module_tensors.h"
 #include "halfstep/core/nested.h"
 
 #include <concepts>
@@ -217,7 +218,7 @@ class Fp16Wrapper {
   auto call_cast(Object& object, c10::ScalarType low_dtype, std::index_sequence<I...>,
                  Arguments&&... arguments) const {
     const CastForPrecision cast(rule_.precision, low_dtype);
-    const auto device_type = first_device_type(arguments...);
+    const auto device_type = device_type_of_call(object, arguments...);
     const auto run = [&] {
       const Autocast autocast(wrapper_region(rule_.precision, device_type, low_dtype));
       return call(object, argument<I>(cast, std::forward<Arguments>(arguments))...);
@@ -266,7 +267,8 @@ class Fp16Wrapper {
 /// it may be shared by threads. Throws UsageError where `apply_to` names no argument. A module
 /// class without the flag is told once, by a warning, and runs uncast; a class that is neither a
 /// torch::nn::Module nor an Fp16Enabled does not compile. Differences from MMCV: the region is for
-/// the device type of the first tensor argument, not for CUDA only; bfloat16.
+/// the device type of the first tensor argument (without one, of the module's parameters; without
+/// these, for the CPU), not for CUDA only; bfloat16.
 template <class Function>
 auto auto_fp16(Function function, const AutoFp16Options& options = AutoFp16Options()) {
   return detail::Fp16Wrapper<Function>(

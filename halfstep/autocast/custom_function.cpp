@@ -21,8 +21,10 @@ struct HeldRegion final : torch::CustomClassHolder {
   std::shared_ptr<PolicyRegion> region;
 };
 
-AutocastOptions noted_options(const torch::autograd::AutogradContext* context) {
-  const auto noted = context->saved_data.at(kKey).toIntVector();
+std::optional<AutocastOptions> noted_options(const torch::autograd::AutogradContext* context) {
+  const auto found = context->saved_data.find(kKey);
+  if (found == context->saved_data.end()) return std::nullopt;
+  const auto noted = found->second.toIntVector();
   AutocastOptions options(static_cast<c10::DeviceType>(noted[0]));
   if (noted[1] == 0) return options.enabled(false);
   return options.dtype(static_cast<c10::ScalarType>(noted[2]));
@@ -44,6 +46,7 @@ bool autocast_is_enabled(c10::DeviceType device_type) {
 
 void note_region(torch::autograd::AutogradContext* context, c10::DeviceType device_type,
                  bool disable) {
+  if (!at::autocast::is_autocast_available(device_type)) return;
   const bool enabled = !disable && autocast_is_enabled(device_type);
   const auto dtype = enabled ? at::autocast::get_autocast_dtype(device_type) : c10::kFloat;
   context->saved_data[kKey] =
@@ -57,7 +60,9 @@ void note_region(torch::autograd::AutogradContext* context, c10::DeviceType devi
 }
 
 NotedRegion::NotedRegion(const torch::autograd::AutogradContext* context)
-    : policy_(noted_policy(context)), autocast_(noted_options(context)) {}
+    : policy_(noted_policy(context)) {
+  if (const auto options = noted_options(context)) autocast_.emplace(*options);
+}
 
 NotedRegion::~NotedRegion() = default;
 

@@ -3,6 +3,7 @@
 #include "halfstep/core/nested.h"
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include <torch/csrc/autograd/custom_function.h>
@@ -13,7 +14,8 @@ namespace detail {
 
 class ResumedPolicyRegion;
 
-/// Notes for backward which region forward runs in; `disable`: that it runs in none.
+/// Notes for backward which region forward runs in; `disable`: that it runs in none. Nothing for a
+/// device type without autocast.
 void note_region(torch::autograd::AutogradContext* context, c10::DeviceType device_type,
                  bool disable);
 
@@ -27,7 +29,7 @@ class NotedRegion {
 
  private:
   std::unique_ptr<ResumedPolicyRegion> policy_;
-  Autocast autocast_;
+  std::optional<Autocast> autocast_;
 };
 
 bool autocast_is_enabled(c10::DeviceType device_type);
@@ -68,8 +70,9 @@ inline auto cast_eligible(c10::DeviceType device_type, c10::ScalarType dtype) {
 /// backward run with autocast disabled; outside of one nothing changes.
 ///
 /// The region is that of `static constexpr auto device_type`, where the class has it, else of the
-/// first tensor argument's device type (Difference from Python, where it is always named). Doesn't
-/// sync. Gradients reach inputs in the inputs' dtypes, as with any function. Keys of the context's
+/// first tensor argument's device type, else the CPU's (Difference from Python, where it is always
+/// named). On a device type without autocast, as meta, it is a plain function. Doesn't sync.
+/// Gradients reach inputs in the inputs' dtypes, as with any function. Keys of the context's
 /// saved_data that begin with "halfstep::" are taken.
 template <class Derived>
 struct CustomFunction : torch::autograd::Function<CustomFunction<Derived>> {
@@ -80,7 +83,7 @@ struct CustomFunction : torch::autograd::Function<CustomFunction<Derived>> {
       if constexpr (requires { Derived::device_type; })
         return Derived::device_type;
       else
-        return detail::first_device_type(arguments...);
+        return detail::first_device_type(arguments...).value_or(c10::DeviceType::CPU);
     }();
     if constexpr (requires { Derived::cast_inputs; }) {
       detail::note_region(context, device_type, /*disable=*/true);

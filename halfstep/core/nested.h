@@ -15,7 +15,8 @@
 #include <torch/ordered_dict.h>
 
 /// Tensors in containers that nest: vector, array, pair, tuple, optional, map, unordered_map and
-/// torch::OrderedDict, and at::TensorList by itself. Any other type is a leaf.
+/// torch::OrderedDict, and at::TensorList by itself (inside a container it does not compile). Any
+/// other type is a leaf.
 namespace halfstep::detail {
 
 /// What a container with one type of elements holds; void for other types.
@@ -50,34 +51,42 @@ concept TupleLike = requires {
   std::tuple_size<T>::value;
 };
 
-/// With `every`, whether all leaves of T are tensors; else whether any is.
-template <class T, bool every>
-constexpr bool has_tensors() {
+/// Whether Is<leaf> holds for any leaf of T or, with `every`, for all.
+template <template <class> class Is, class T, bool every>
+constexpr bool leaves_are() {
   using Inner = typename Element<T>::Type;
-  if constexpr (std::is_same_v<T, at::Tensor>) {
-    return true;
-  } else if constexpr (!std::is_void_v<Inner>) {
-    return has_tensors<Inner, every>();
+  if constexpr (!std::is_void_v<Inner>) {
+    return leaves_are<Is, Inner, every>();
   } else if constexpr (TupleLike<T>) {
     return []<std::size_t... I>(std::index_sequence<I...>) {
       if constexpr (every)
-        return (has_tensors<std::tuple_element_t<I, T>, every>() && ...);
+        return (leaves_are<Is, std::tuple_element_t<I, T>, every>() && ...);
       else
-        return (has_tensors<std::tuple_element_t<I, T>, every>() || ...);
+        return (leaves_are<Is, std::tuple_element_t<I, T>, every>() || ...);
     }
     (std::make_index_sequence<std::tuple_size_v<T>>{});
   } else {
-    return std::is_same_v<T, at::TensorList> && !every;
+    return Is<T>::value;
   }
 }
 
+template <class T>
+using IsTensor = std::is_same<T, at::Tensor>;
+template <class T>
+using IsTensorList = std::is_same<T, at::TensorList>;
+
 /// A tensor, or containers of nothing but tensors.
 template <class T>
-concept TensorNest = has_tensors<T, true>();
+concept TensorNest = leaves_are<IsTensor, T, true>();
 
 /// A tensor, or containers with tensors among their leaves.
 template <class T>
-concept HoldsTensors = has_tensors<T, false>();
+concept HoldsTensors = leaves_are<IsTensor, T, false>() || leaves_are<IsTensorList, T, false>();
+
+/// No TensorList in a container: it owns no tensors, so a mapped one would point at nothing. Use a
+/// vector there.
+template <class T>
+concept OwnsItsTensors = IsTensorList<T>::value || !leaves_are<IsTensorList, T, false>();
 
 inline void check_same_structure(bool same) {
   HALFSTEP_CHECK_USAGE(same, "nested containers",
@@ -88,7 +97,7 @@ inline void check_same_structure(bool same) {
 /// `first` with every tensor replaced by `change(tensor)`, from the first to the last; with
 /// `others` of the same type and structure, by `change(tensor, tensors of the others…)`. Other
 /// leaves are `first`'s. A TensorList becomes a vector.
-template <class Change, class Nest, std::same_as<Nest>... Others>
+template <class Change, OwnsItsTensors Nest, std::same_as<Nest>... Others>
 auto map_tensors(Change& change, const Nest& first, const Others&... others);
 
 template <class Change, class T, class... Others>
@@ -133,7 +142,7 @@ Map map_container(Change& change, const Map& first, const Others&... others) {
   return mapped;
 }
 
-template <class Change, class Nest, std::same_as<Nest>... Others>
+template <class Change, OwnsItsTensors Nest, std::same_as<Nest>... Others>
 auto map_tensors(Change& change, const Nest& first, const Others&... others) {
   if constexpr (std::is_same_v<Nest, at::TensorList>) {
     return map_tensors(change, first.vec(), others.vec()...);
@@ -166,15 +175,15 @@ void visit_tensors(const Visit& visit, const Nest& nest) {
   }
 }
 
-/// The device type of the first tensor among `nests`; the CPU where there is none.
+/// The device type of the first tensor among `nests`, if any.
 template <class... Nests>
-c10::DeviceType first_device_type(const Nests&... nests) {
+std::optional<c10::DeviceType> first_device_type(const Nests&... nests) {
   std::optional<c10::DeviceType> first;
   const auto look = [&](const at::Tensor& tensor) {
     if (!first && tensor.defined()) first = tensor.device().type();
   };
   (visit_tensors(look, nests), ...);
-  return first.value_or(c10::DeviceType::CPU);
+  return first;
 }
 
 /// An argument for a function: mapped where it holds tensors, else passed on as it came.

@@ -49,9 +49,10 @@ class DtypePolicy {
 
   /// The floating-point tensors of `tree` in one of the three dtypes. A tree is a tensor, or
   /// vectors, arrays, pairs, tuples, optionals and maps (std::map, std::unordered_map,
-  /// torch::OrderedDict) that hold some, in any nesting; an at::TensorList, by itself only, gives a
-  /// vector. Anything else in it, integers, strings or objects of your own, is copied as it is, and
-  /// so is a tensor that has the dtype already.
+  /// torch::OrderedDict) that hold some, in any nesting; an at::TensorList gives a vector (inside a
+  /// container, where nothing would own the results, it does not compile). Anything else in it,
+  /// integers, strings or objects of your own, is copied as it is, and so is a tensor that has the
+  /// dtype already.
   template <class Tree>
   auto cast_to_param(const Tree& tree) const {
     return cast_to(param_, tree);

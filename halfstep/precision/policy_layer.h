@@ -1,5 +1,6 @@
 #pragma once
 #include "halfstep/autocast/autocast.h"
+#include "halfstep/core/module_tensors.h"
 #include "halfstep/precision/dtype_policy.h"
 
 #include <utility>
@@ -32,20 +33,20 @@ namespace halfstep {
 template <class Holder>
 class PolicyLayer {
  public:
-  /// Casts the module's parameters and buffers to the policy's `param_dtype` in place, integer
-  /// buffers too, as torch::nn::Module::to does; make optimizers afterwards. Throws UsageError for
-  /// a mixed policy that autocast can't make (see DtypePolicy::autocast).
+  /// Casts the module's floating-point parameters and buffers to the policy's `param_dtype` in
+  /// place (torch::nn::Module::to would cast integer buffers too); make optimizers afterwards.
+  /// Throws UsageError for a mixed policy that autocast can't make (see DtypePolicy::autocast).
   explicit PolicyLayer(Holder layer, DtypePolicy policy = DtypePolicy())
       : layer_(std::move(layer)), policy_(policy) {
     policy_.autocast(c10::kCPU);
-    layer_->to(policy_.param_dtype());
+    detail::cast_floating_tensors(*layer_, policy_.param_dtype());
   }
 
   /// The module's forward under the policy. The region is for the device type of the first tensor
-  /// among the arguments, the CPU where there is none.
+  /// among the arguments; where there is none, of the module's parameters; without these, the CPU.
   template <class... Arguments>
   auto operator()(Arguments&&... arguments) {
-    const Autocast autocast(policy_.autocast(detail::first_device_type(arguments...)));
+    const Autocast autocast(policy_.autocast(detail::device_type_of_call(*layer_, arguments...)));
     auto cast = detail::cast_floating(policy_.compute_dtype());
     return policy_.cast_to_output(
         layer_->forward(detail::map_argument(cast, std::forward<Arguments>(arguments))...));

@@ -180,6 +180,21 @@ TEST_P(AutoFp16, AutocastCastsWhatIsNotAnArgument) {
   expect_same_bits(plain(module, input), inner->forward(input));
 }
 
+// Without a tensor among the arguments the region is for the module's device, else for the CPU.
+TEST_P(AutoFp16, RegionOfAFunctionWithoutTensors) {
+  struct OwnInputImpl : torch::nn::Module, Fp16Enabled {
+    at::Tensor weight = register_parameter("weight", torch::ones({4, 4}));
+    at::Tensor square() { return weight.mm(weight); }
+  };
+  const auto model = std::make_shared<OwnInputImpl>();
+  model->to(device());
+  wrap_fp16_model(*model, bf16);
+  EXPECT_EQ(auto_fp16(&OwnInputImpl::square)(model).scalar_type(), bf16);
+  EXPECT_EQ(model->weight.device().type(), GetParam());
+  const auto on_cpu = auto_fp16([] { return torch::ones({2, 2}).mm(torch::ones({2, 2})); });
+  EXPECT_EQ(on_cpu(example(true)).scalar_type(), f16);
+}
+
 TEST_P(ForceFp32, AutocastIsOffInside) {
   const auto wrapped = force_fp32([](const at::Tensor& x) { return torch::mm(x, x.t()); });
   const auto x = torch::randn({3, 4}, torch::device(device()));

@@ -69,6 +69,26 @@ struct ProductInFloat32 : CustomFunction<ProductInFloat32> {
   }
 };
 
+struct Square : CustomFunction<Square> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x) {
+    context->save_for_backward({x});
+    return x * x;
+  }
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    return {2 * grads[0] * context->get_saved_variables()[0]};
+  }
+};
+
+struct SquareInFloat32 : CustomFunction<SquareInFloat32> {
+  static constexpr auto cast_inputs = torch::kFloat;
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x) {
+    return Square::forward(context, x);
+  }
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    return Square::backward(context, grads);
+  }
+};
+
 struct Plain : torch::autograd::Function<Plain> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& a, const at::Tensor& b) {
     return product_forward(context, a, b);
@@ -170,6 +190,16 @@ TEST_P(CustomFunctions, CastInputs) {
   const auto output = ProductInFloat32::apply(x, y, torch::kHalf);
   EXPECT_EQ(output.scalar_type(), torch::kHalf);
   expect_same_bits(output, x.mm(inner));
+}
+
+// A device type without autocast: a plain function, forward and backward.
+TEST(CustomFunctionsOnMeta, PassThrough) {
+  const auto x = torch::ones({3}, torch::device(torch::kMeta).dtype(torch::kHalf)).requires_grad_();
+  const Autocast autocast(torch::kCPU);
+  Square::apply(x).sum().backward();
+  EXPECT_EQ(x.grad().device().type(), torch::kMeta);
+  EXPECT_EQ(SquareInFloat32::apply(x).scalar_type(), torch::kHalf);
+  SquareInFloat32::apply(x).sum().backward();
 }
 
 TEST_P(CustomFunctions, CastsNeitherDoubleNorIntegers) {

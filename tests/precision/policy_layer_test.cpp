@@ -4,6 +4,8 @@
 #include "halfstep/core/error.h"
 #include "halfstep/precision/policy_names.h"
 
+#include <cmath>
+
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/modules/normalization.h>
 #include <torch/types.h>
@@ -102,6 +104,32 @@ TEST_P(PolicyLayers, ContainersAndOtherArguments) {
   EXPECT_EQ(sum.scalar_type(), torch::kFloat);
   EXPECT_EQ(number, 6);
   EXPECT_EQ(std::get<1>(layer(std::vector<at::Tensor>{input()}, ids)), 5) << "default arguments";
+}
+
+struct CounterImpl : torch::nn::Module {
+  at::Tensor weight = register_parameter("weight", torch::ones({4, 4}));
+  at::Tensor average = register_buffer("average", torch::ones({4}));
+  at::Tensor count = register_buffer("count", torch::full({}, 257, torch::kLong));
+  at::Tensor forward(int64_t rows) { return torch::ones({rows, 4}, weight.device()).mm(weight); }
+};
+TORCH_MODULE(Counter);
+
+// 257 has no bfloat16, and an index must stay one.
+TEST_P(PolicyLayers, IntegerBuffersStay) {
+  PolicyLayer<Counter> layer(Counter(), "bfloat16");
+  EXPECT_EQ(layer.layer()->weight.scalar_type(), torch::kBFloat16);
+  EXPECT_EQ(layer.layer()->average.scalar_type(), torch::kBFloat16);
+  EXPECT_EQ(layer.layer()->count.scalar_type(), torch::kLong);
+  EXPECT_EQ(layer.layer()->count.item<int64_t>(), 257);
+}
+
+TEST_P(PolicyLayers, WithoutTensorArgumentsRunsOnTheModulesDevice) {
+  Counter made;
+  made->to(device());
+  PolicyLayer<Counter> layer(made, fabric_policy("bf16-mixed"));
+  const auto rounded = torch::full({4, 4}, 1 + std::pow(2.0, -12), device());
+  made->weight.detach().copy_(rounded);
+  expect_same_bits(layer(3), torch::full({3, 4}, 4.0, device()));
 }
 
 TEST_P(PolicyLayers, RefusesWhatAutocastCantMake) {

@@ -25,6 +25,12 @@ class Tree : public DeviceTest {
 };
 HALFSTEP_ON_EACH_DEVICE(Tree);
 
+// Nothing would own what a TensorList in a container were mapped to.
+static_assert(detail::OwnsItsTensors<at::TensorList> && detail::OwnsItsTensors<int>);
+static_assert(!detail::OwnsItsTensors<std::vector<at::TensorList>>);
+static_assert(!detail::OwnsItsTensors<std::pair<at::Tensor, std::optional<at::TensorList>>>);
+static_assert(!detail::OwnsItsTensors<std::map<std::string, std::tuple<int, at::TensorList>>>);
+
 TEST_P(Tree, AllFinite) {
   using Pairs = std::map<std::string, std::vector<at::Tensor>>;
   EXPECT_TRUE(all_finite(Pairs{}).item<bool>());
