@@ -93,6 +93,11 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   /// is made for each call.
   at::Tensor master_of(const at::Tensor& parameter) const;
 
+  /// Gives a parameter this float32 master, before its first step too, and writes it, rounded, to
+  /// the parameter: how master_of's result comes back to the bit. Throws UsageError for a parameter
+  /// that has none, or one of another optimizer, and for another shape.
+  void set_master(const at::Tensor& parameter, const at::Tensor& master);
+
   /// The copy autocast takes in place of `parameter`; undefined where none is kept.
   at::Tensor shadow_of(const at::Tensor& parameter) const;
 

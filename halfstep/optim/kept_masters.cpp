@@ -1,4 +1,8 @@
+#include "halfstep/autocast/cast_cache.h"
+#include "halfstep/core/error.h"
 #include "halfstep/optim/fused_optimizer.h"
+
+#include <algorithm>
 
 #include <c10/core/GradMode.h>
 
@@ -38,6 +42,27 @@ at::Tensor FusedOptimizer::master_of(const at::Tensor& parameter) const {
   return settings_.master_weights == MasterWeights::float32
              ? state.master
              : detail::join_master(parameter, state.master);
+}
+
+void FusedOptimizer::set_master(const at::Tensor& parameter, const at::Tensor& master) {
+  const auto is_listed = [&](const torch::optim::OptimizerParamGroup& group) {
+    return std::any_of(group.params().begin(), group.params().end(),
+                       [&](const at::Tensor& listed) { return listed.is_same(parameter); });
+  };
+  HALFSTEP_CHECK_USAGE(
+      std::any_of(param_groups_.begin(), param_groups_.end(), is_listed) && has_master(parameter),
+      where_,
+      "set_master takes a 16-bit parameter of an optimizer with master_weights, but got another "
+      "one; set that option, or write the parameter itself");
+  HALFSTEP_CHECK_USAGE(master.sizes() == parameter.sizes(), where_,
+                       "a master must have its parameter's shape ", parameter.sizes(), ", but has ",
+                       master.sizes(), "; pass the one of this parameter");
+  detail::check_master(parameter, settings_.master_weights, where_);
+  const c10::NoGradGuard no_grad;
+  auto& state = state_[parameter.unsafeGetTensorImpl()];
+  if (!state) state = make_state();
+  detail::set_master(static_cast<FusedState&>(*state), parameter, master, settings_.master_weights);
+  halfstep::detail::clear_cast_cache();
 }
 
 }  // namespace halfstep::optim

@@ -41,15 +41,6 @@ at::Tensor in_layout_of(const at::Tensor& weight, const at::Tensor& values) {
   return result;
 }
 
-/// `master` where the weight is this, rounded; else the weight.
-at::Tensor renewed(const at::Tensor& master, const at::Tensor& weight) {
-  const auto value = weight.detach();
-  const auto rounded = master.to(value.scalar_type());
-  // Bits, so that a zero of the other sign counts as changed.
-  const auto belongs = rounded.view(c10::kShort).eq(value.view(c10::kShort));
-  return at::where(belongs, master, value.to(c10::kFloat));
-}
-
 }  // namespace
 
 bool takes_master(c10::ScalarType dtype, MasterWeights kind) {
@@ -80,6 +71,27 @@ void split_master(const at::Tensor& master, const at::Tensor& weight, const at::
   remainder.copy_(upper.mul_(-kUnit).add_(bits).masked_fill_(nan, 0));
 }
 
+at::Tensor renewed_master(const at::Tensor& master, const at::Tensor& weight) {
+  const auto value = weight.detach();
+  const auto rounded = master.to(value.scalar_type());
+  // Bits, so that a zero of the other sign counts as changed.
+  const auto belongs = rounded.view(c10::kShort).eq(value.view(c10::kShort));
+  return at::where(belongs, master, value.to(c10::kFloat));
+}
+
+void set_master(FusedState& state, const at::Tensor& weight, const at::Tensor& master,
+                MasterWeights kind) {
+  auto full = in_layout_of(weight, master.detach().to(weight.device(), c10::kFloat));
+  if (kind == MasterWeights::float32) {
+    weight.detach().copy_(full);
+    state.master = std::move(full);
+  } else {
+    state.master = empty_work_tensor(weight, c10::kShort);
+    split_master(full, weight, state.master);
+  }
+  state.mark = halfstep::detail::WeightMark(weight);
+}
+
 void settle_master(FusedState& state, const at::Tensor& weight, MasterWeights kind) {
   auto& master = state.master;
   const bool full = kind == MasterWeights::float32;
@@ -90,7 +102,7 @@ void settle_master(FusedState& state, const at::Tensor& weight, MasterWeights ki
                   : empty_work_tensor(weight, c10::kShort).zero_();
   } else if (full) {
     const auto values = master.scalar_type() == c10::kFloat
-                            ? renewed(master, weight)
+                            ? renewed_master(master, weight)
                             : join_master(weight, without_nonsense(master, weight));
     master = in_layout_of(weight, values);
   } else if (master.scalar_type() == c10::kFloat) {

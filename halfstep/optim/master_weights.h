@@ -62,10 +62,19 @@ at::Tensor join_master(const at::Tensor& weight, const at::Tensor& remainder);
 /// Writes a float32 master as bfloat16 weight and int16 remainder. Does not sync.
 void split_master(const at::Tensor& master, const at::Tensor& weight, const at::Tensor& remainder);
 
+/// The float32 master to go on with from a 16-bit weight that somebody may have written: element by
+/// element `master` where the weight is this, rounded, else the weight. Does not sync.
+at::Tensor renewed_master(const at::Tensor& master, const at::Tensor& weight);
+
 /// Makes the master of `state` the one to go on with from `weight`, as MasterWeights says: makes a
 /// missing one, and anew what does not belong to the weight. Leaves tensors that are there as they
 /// are: a changed master is a new tensor. Does not sync.
 void settle_master(FusedState& state, const at::Tensor& weight, MasterWeights kind);
+
+/// Gives the weight this float32 master: writes the weight, rounded as `kind` rounds, and the
+/// state. Does not sync between GPUs.
+void set_master(FusedState& state, const at::Tensor& weight, const at::Tensor& master,
+                MasterWeights kind);
 
 }  // namespace detail
 

@@ -1,6 +1,5 @@
 // Masters whose weights somebody else has changed, and what is refused.
 #include "halfstep/core/error.h"
-#include "halfstep/optim.h"
 
 #include <limits>
 
@@ -8,8 +7,8 @@
 #include <torch/utils.h>
 
 #include "tests/optim/make_optimizer.h"
+#include "tests/optim/master_case.h"
 #include "tests/optim/optimizer_archive.h"
-#include "tests/support/devices.h"
 #include "tests/support/errors.h"
 #include "tests/support/tolerance.h"
 
@@ -22,29 +21,12 @@ using optim::MasterWeights;
 
 namespace {
 
-constexpr Kernel kKernels[] = {Kernel::automatic, Kernel::aten};
-constexpr MasterWeights kKinds[] = {MasterWeights::float32, MasterWeights::remainder};
 constexpr float kSmall = 0.0009765625;  // an eighth of the distance from 1 to the next bfloat16
-
-std::string name_of(Kernel kernel, MasterWeights kind) {
-  return c10::str(kernel == Kernel::aten ? "ATen" : "own",
-                  kind == MasterWeights::remainder ? ", remainder" : ", float32");
-}
-
-FusedState& state_of(const torch::optim::Optimizer& optimizer, const at::Tensor& parameter) {
-  return static_cast<FusedState&>(*optimizer.state().at(parameter.unsafeGetTensorImpl()));
-}
 
 }  // namespace
 
-class ChangedMasters : public DeviceTest {
+class ChangedMasters : public MasterTest {
  protected:
-  at::TensorOptions here(c10::ScalarType dtype = torch::kBFloat16) const {
-    return torch::device(device()).dtype(dtype);
-  }
-  at::Tensor one(std::vector<float> values, c10::ScalarType dtype = torch::kBFloat16) const {
-    return torch::tensor(values, here(dtype)).requires_grad_();
-  }
   static void set_gradient(const at::Tensor& parameter, float value) {
     parameter.mutable_grad() = torch::full_like(parameter.detach(), value);
   }
@@ -103,6 +85,43 @@ TEST_P(ChangedMasters, WeightsGivenTwiceAreSeen) {
       RecordProperty(c10::str("again", size), again);
     }
   }
+}
+
+// In a new optimizer, before its first step too, and in any layout.
+TEST_P(ChangedMasters, GivenOnesComeBackToTheBit) {
+  for (const auto kernel : kKernels) {
+    for (const auto kind : kKinds) {
+      SCOPED_TRACE(name_of(kernel, kind));
+      const auto adam_of = [&](const at::Tensor& parameter) {
+        return optim::Adam({parameter}, AdamOptions(0.01).kernel(kernel).master_weights(kind));
+      };
+      const auto low = torch::ones({6, 4}, here()).requires_grad_();
+      auto adam = adam_of(low);
+      for (int step = 0; step < 3; ++step) {
+        set_gradient(low, 0.1F);
+        adam.step();
+      }
+      const auto master = adam.master_of(low).clone();
+      EXPECT_FALSE(master.equal(low.detach().to(torch::kFloat)));
+      auto other = torch::zeros({4, 6}, here()).t().requires_grad_();
+      auto loaded = adam_of(other);
+      const auto version = other._version();
+      loaded.set_master(other, master);
+      EXPECT_GT(other._version(), version);
+      expect_same_bits(other.detach().contiguous(), low.detach());
+      expect_same_bits(loaded.master_of(other).contiguous(), master);
+      // It is what the first step begins with.
+      set_gradient(other, 0);
+      loaded.step();
+      expect_same_bits(loaded.master_of(other).contiguous(), master);
+      EXPECT_ERROR(loaded.set_master(low, master), UsageError, "[Adam]", "but got another one");
+      EXPECT_ERROR(loaded.set_master(other, torch::ones({3})), UsageError, "[Adam]",
+                   "shape [6, 4], but has [3]");
+    }
+  }
+  const auto full = torch::ones({2}, here(torch::kFloat)).requires_grad_();
+  optim::SGD none({full}, optim::SGDOptions(1).master_weights(MasterWeights::float32));
+  EXPECT_ERROR(none.set_master(full, full.detach()), UsageError, "[SGD]", "a 16-bit parameter");
 }
 
 TEST_P(ChangedMasters, ATransposedWeightIsSeen) {

@@ -1,6 +1,5 @@
 // Masters of 16-bit parameters: the run is that of float32 parameters, to the bit.
 #include "halfstep/core/error.h"
-#include "halfstep/optim.h"
 #include "halfstep/scaling/grad_scaler.h"
 
 #include <limits>
@@ -10,8 +9,8 @@
 #include <torch/utils.h>
 
 #include "tests/optim/make_optimizer.h"
+#include "tests/optim/master_case.h"
 #include "tests/optim/optimizer_archive.h"
-#include "tests/support/devices.h"
 #include "tests/support/errors.h"
 #include "tests/support/tolerance.h"
 
@@ -25,20 +24,13 @@ using optim::MasterWeights;
 
 namespace {
 
-constexpr Kernel kKernels[] = {Kernel::automatic, Kernel::aten};
-constexpr MasterWeights kKinds[] = {MasterWeights::float32, MasterWeights::remainder};
 constexpr std::pair<MasterWeights, c10::ScalarType> kKindsAndDtypes[] = {
     {MasterWeights::float32, torch::kBFloat16},
     {MasterWeights::float32, torch::kHalf},
     {MasterWeights::remainder, torch::kBFloat16}};
 
 std::string name_of(const std::string& name, Kernel kernel, MasterWeights kind) {
-  return c10::str(name, kernel == Kernel::aten ? ", ATen" : ", own",
-                  kind == MasterWeights::remainder ? ", remainder" : ", float32");
-}
-
-FusedState& state_of(const torch::optim::Optimizer& optimizer, const at::Tensor& parameter) {
-  return static_cast<FusedState&>(*optimizer.state().at(parameter.unsafeGetTensorImpl()));
+  return name + ", " + testing::name_of(kernel, kind);
 }
 
 const FusedOptimizer& fused(const OptimizerPtr& optimizer) {
@@ -59,14 +51,11 @@ at::Tensor rounded_away(const at::Tensor& numbers) {
 
 }  // namespace
 
-class Masters : public DeviceTest {
+class Masters : public MasterTest {
  protected:
   void SetUp() override {
-    DeviceTest::SetUp();
+    MasterTest::SetUp();
     torch::manual_seed(0);
-  }
-  at::TensorOptions here(c10::ScalarType dtype = torch::kBFloat16) const {
-    return torch::device(device()).dtype(dtype);
   }
   /// Dense, transposed, channels-last and not dense.
   std::vector<at::Tensor> weights(c10::ScalarType dtype = torch::kBFloat16) const {
@@ -75,9 +64,6 @@ class Masters : public DeviceTest {
     return {random({3, 5}).requires_grad_(), random({7, 33}).t().requires_grad_(),
             random({2, 4, 3, 3}).contiguous(at::MemoryFormat::ChannelsLast).requires_grad_(),
             random({6, 4}).slice(1, 0, 4, 2).requires_grad_()};
-  }
-  at::Tensor one(std::vector<float> values, c10::ScalarType dtype = torch::kBFloat16) const {
-    return torch::tensor(values, here(dtype)).requires_grad_();
   }
   static void train(torch::optim::Optimizer& optimizer, int from, int to) {
     for (int step = from; step < to; ++step) {
