@@ -1,14 +1,18 @@
 #include "halfstep/apex/amp.h"
 
 #include "halfstep/apex/convert_network.h"
+#include "halfstep/autocast/cast_cache.h"
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
 #include "halfstep/optim/fused_optimizer.h"
 #include "halfstep/scaling/dialects.h"
 #include "halfstep/scaling/guarded_step.h"
 
+#include <algorithm>
 #include <set>
 #include <string>
+
+#include <c10/core/GradMode.h>
 
 namespace halfstep::apex {
 
@@ -16,6 +20,22 @@ namespace {
 
 constexpr const char* kInitialize = "apex::initialize";
 constexpr const char* kScaleLoss = "apex::Amp::scale_loss";
+constexpr const char* kLoad = "apex::Amp::load";
+constexpr const char* kLoadState = "apex::Amp::load_float32_state";
+
+std::string key_of_scale(std::size_t loss_id) {
+  return "loss_scaler" + std::to_string(loss_id);
+}
+
+/// The named parameters and buffers of a model, but for empty ones.
+std::vector<std::pair<std::string, at::Tensor>> tensors_of(const torch::nn::Module& model) {
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  for (const auto& all : {model.named_parameters(), model.named_buffers()}) {
+    for (const auto& item : all)
+      if (item.value().defined()) tensors.emplace_back(item.key(), item.value());
+  }
+  return tensors;
+}
 
 GradScalerOptions scaler_options(const AmpOptions& options, const Properties& properties,
                                  c10::DeviceType device_type) {
@@ -28,9 +48,14 @@ GradScalerOptions scaler_options(const AmpOptions& options, const Properties& pr
 
 c10::DeviceType device_type_of(const Models& models) {
   for (const torch::nn::Module& model : models) {
-    for (const auto& parameter : model.parameters()) return parameter.device().type();
+    if (const auto found = halfstep::detail::device_type_of(model)) return *found;
   }
   return c10::DeviceType::CPU;
+}
+
+/// What a program without Apex has.
+Properties without_amp(OptLevel level) {
+  return {level, std::nullopt, false, std::nullopt, std::nullopt, 1.0};
 }
 
 void check(const Models& models, const Optimizers& optimizers, const AmpOptions& options) {
@@ -56,12 +81,16 @@ void check(const Models& models, const Optimizers& optimizers, const AmpOptions&
 
 Amp::Amp(const Models& models, const Optimizers& optimizers, const AmpOptions& options)
     : options_(options), properties_(options.properties()) {
-  if (!options_.enabled()) return;
+  const auto scaler = scaler_options(options_, properties_, device_type_of(models));
+  for (int64_t i = 0; i < options_.num_losses(); ++i)
+    scales_.push_back({GradScaler(GradScalerOptions(scaler).enabled(options_.enabled()))});
+  if (!options_.enabled()) {
+    properties_ = without_amp(properties_.opt_level);
+    return;
+  }
   if (properties_.patch_torch_functions) o1_policy_ = OpPolicy::apex();
   check(models, optimizers, options_);
   const bool master_weights = properties_.master_weights.value_or(false);
-  const auto scaler = scaler_options(options_, properties_, device_type_of(models));
-  for (int64_t i = 0; i < options_.num_losses(); ++i) scalers_.emplace_back(scaler);
   if (properties_.cast_model_type) {
     for (torch::nn::Module& model : models)
       detail::convert_network(model, *properties_.cast_model_type,
@@ -113,17 +142,22 @@ ScaledLoss Amp::scale_loss(const at::Tensor& loss, const Optimizers& optimizers,
   HALFSTEP_CHECK_USAGE(loss.defined(), kScaleLoss,
                        "the loss must be a tensor, but got an undefined one; pass the loss of this "
                        "iteration");
-  if (!options_.enabled()) return ScaledLoss(loss, nullptr, {}, options);
-  auto& scaler_of_loss = scaler(options.loss_id());
+  if (!options_.enabled()) return ScaledLoss(loss);
+  auto& scale = scale_of(options.loss_id());
   std::vector<detail::AmpOptimizer*> records;
-  for (torch::optim::Optimizer& optimizer : optimizers)
-    records.push_back(&record_of(optimizer, kScaleLoss));
+  for (torch::optim::Optimizer& optimizer : optimizers) {
+    auto* record = &record_of(optimizer, kScaleLoss);
+    HALFSTEP_CHECK_USAGE(std::find(records.begin(), records.end(), record) == records.end(),
+                         kScaleLoss,
+                         "an optimizer must be named once, but one is named twice; leave one out");
+    records.push_back(record);
+  }
   HALFSTEP_CHECK_USAGE(!records.empty(), kScaleLoss,
                        "at least one optimizer must be named, but got none; name those whose "
                        "parameters the loss reaches");
-  const auto in_float32 = loss.to(c10::kFloat);
-  if (!scales()) return ScaledLoss(in_float32, nullptr, {}, options);
-  return ScaledLoss(scaler_of_loss.scale(in_float32), &scaler_of_loss, std::move(records), options);
+  auto scaled = loss.to(c10::kFloat);
+  if (scales()) scaled = scale.scaler.scale(scaled);
+  return ScaledLoss(std::move(scaled), scale, scales(), std::move(records), options);
 }
 
 StepResult Amp::step(torch::optim::Optimizer& optimizer) {
@@ -147,23 +181,54 @@ std::vector<at::Tensor> Amp::master_params(torch::optim::Optimizer& optimizer) c
 torch::OrderedDict<std::string, at::Tensor> Amp::float32_state(
     const torch::nn::Module& model) const {
   torch::OrderedDict<std::string, at::Tensor> state;
-  const auto add = [&](const std::string& name, const at::Tensor& tensor) {
+  const c10::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : tensors_of(model)) {
     at::Tensor full;
     for (const auto& [optimizer, record] : optimizers_) {
       if (!full.defined()) full = record.master_of(tensor);
     }
     if (!full.defined())
-      full = is_low_precision(tensor.scalar_type()) ? tensor.to(c10::kFloat) : tensor;
+      full = is_low_precision(tensor.scalar_type()) && options_.enabled() ? tensor.to(c10::kFloat)
+                                                                          : tensor;
     state.insert(name, full.detach());
-  };
-  for (const auto& item : model.named_parameters()) add(item.key(), item.value());
-  for (const auto& item : model.named_buffers()) add(item.key(), item.value());
+  }
   return state;
+}
+
+void Amp::load_float32_state(torch::nn::Module& model,
+                             const torch::OrderedDict<std::string, at::Tensor>& state) {
+  const auto tensors = tensors_of(model);
+  for (const auto& item : state) {
+    const auto is_it = [&](const auto& own) { return own.first == item.key(); };
+    HALFSTEP_CHECK_USAGE(std::any_of(tensors.begin(), tensors.end(), is_it), kLoadState,
+                         "the state must be the model's, but has '", item.key(),
+                         "', which the model has not; load it into the model it was taken from");
+  }
+  for (const auto& [name, tensor] : tensors) {
+    const auto* value = state.find(name);
+    HALFSTEP_CHECK_USAGE(value != nullptr && value->defined(), kLoadState,
+                         "the state must have all of the model's tensors, but lacks '", name,
+                         "'; load it into the model it was taken from");
+    HALFSTEP_CHECK_USAGE(value->sizes() == tensor.sizes(), kLoadState, "the state's '", name,
+                         "' must have the shape ", tensor.sizes(), ", but has ", value->sizes(),
+                         "; load it into the model it was taken from");
+  }
+  const c10::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : tensors) {
+    const auto& value = state[name];
+    tensor.copy_(value);
+    for (auto& [optimizer, record] : optimizers_) record.set_master(tensor, value);
+  }
+  halfstep::detail::clear_cast_cache();
 }
 
 void Amp::add_param_group(torch::optim::Optimizer& optimizer,
                           const torch::optim::OptimizerParamGroup& group) {
-  auto* record = options_.enabled() ? &record_of(optimizer, "apex::Amp::add_param_group") : nullptr;
+  constexpr const char* where = "apex::Amp::add_param_group";
+  auto* record = options_.enabled() ? &record_of(optimizer, where) : nullptr;
+  HALFSTEP_CHECK_USAGE(record == nullptr || !record->is_open(), where,
+                       "a group must be added outside of scale_loss, but a scope with this "
+                       "optimizer is still open; add it before the scope begins");
   // The base class's would drop the options of optimizers LibTorch does not know.
   if (auto* fused = dynamic_cast<optim::FusedOptimizer*>(&optimizer))
     fused->add_param_group(group);
@@ -172,32 +237,46 @@ void Amp::add_param_group(torch::optim::Optimizer& optimizer,
   if (record != nullptr) record->take_new_groups();
 }
 
-GradScaler& Amp::scaler(int64_t loss_id) {
-  HALFSTEP_CHECK_USAGE(loss_id >= 0 && static_cast<std::size_t>(loss_id) < scalers_.size(),
+detail::LossScale& Amp::scale_of(int64_t loss_id) {
+  HALFSTEP_CHECK_USAGE(loss_id >= 0 && static_cast<std::size_t>(loss_id) < scales_.size(),
                        "apex::Amp::scaler", "loss_id must be from 0 to ",
-                       static_cast<int64_t>(scalers_.size()) - 1, ", but got ", loss_id,
+                       static_cast<int64_t>(scales_.size()) - 1, ", but got ", loss_id,
                        "; raise num_losses");
-  return scalers_[static_cast<std::size_t>(loss_id)];
+  return scales_[static_cast<std::size_t>(loss_id)];
+}
+
+GradScaler& Amp::scaler(int64_t loss_id) {
+  return scale_of(loss_id).scaler;
 }
 
 void Amp::save(torch::serialize::OutputArchive& archive) const {
-  for (std::size_t i = 0; i < scalers_.size(); ++i) {
+  if (!options_.enabled()) return;
+  for (std::size_t i = 0; i < scales_.size(); ++i) {
     torch::serialize::OutputArchive inner(archive.compilation_unit());
-    scalers_[i].save(inner);
-    archive.write("loss_scaler" + std::to_string(i), inner);
+    scales_[i].scaler.save(inner);
+    archive.write(key_of_scale(i), inner);
   }
 }
 
 void Amp::load(torch::serialize::InputArchive& archive) {
-  HALFSTEP_CHECK_USAGE(archive.keys().size() == scalers_.size(), "apex::Amp::load",
+  if (!options_.enabled()) return;
+  HALFSTEP_CHECK_USAGE(archive.keys().size() == scales_.size(), kLoad,
                        "the archive must hold a scale for each loss, but it holds ",
-                       archive.keys().size(), " for ", scalers_.size(),
+                       archive.keys().size(), " for ", scales_.size(),
                        "; initialize with the same num_losses");
-  for (std::size_t i = 0; i < scalers_.size(); ++i) {
+  std::vector<std::optional<GradScalerState>> states;
+  for (std::size_t i = 0; i < scales_.size(); ++i) {
+    HALFSTEP_CHECK_USAGE(!scales_[i].is_open, kLoad,
+                         "scales must be loaded outside of scale_loss, but the scope of loss ", i,
+                         " is still open; load before it begins");
     torch::serialize::InputArchive inner;
-    archive.read("loss_scaler" + std::to_string(i), inner);
-    scalers_[i].load(inner);
+    HALFSTEP_CHECK_ENVIRONMENT(archive.try_read(key_of_scale(i), inner), kLoad,
+                               "the archive must hold '", key_of_scale(i),
+                               "', but does not; load a file that Amp::save wrote");
+    states.push_back(read_grad_scaler_state(inner));
+    GradScaler(scales_[i].scaler.options()).load_state(states.back());  // throws for a bad one
   }
+  for (std::size_t i = 0; i < scales_.size(); ++i) scales_[i].scaler.load_state(states[i]);
 }
 
 }  // namespace halfstep::apex

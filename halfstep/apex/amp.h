@@ -4,6 +4,7 @@
 #include "halfstep/apex/scaled_loss.h"
 #include "halfstep/autocast/autocast.h"
 #include "halfstep/core/module_object.h"
+#include "halfstep/core/module_tensors.h"
 #include "halfstep/core/nested.h"
 #include "halfstep/scaling/grad_scaler.h"
 #include "halfstep/scaling/step_result.h"
@@ -57,12 +58,15 @@ class Amp {
   /// See `initialize`.
   Amp(const Models& models, const Optimizers& optimizers, const AmpOptions& options);
 
+  /// The level's properties with the overrides; those of a program without Apex (no casts, scale 1)
+  /// where the options say `enabled(false)`.
   const Properties& properties() const { return properties_; }
 
   /// The module's forward as initialize would have patched it: floating-point tensors among the
   /// arguments, also in containers, are cast to cast_model_type, and outputs to float32 or
-  /// cast_model_outputs; with O1 it runs in the region of `autocast`. `model` is a module, a
-  /// pointer to one or a holder.
+  /// cast_model_outputs; with O1 it runs in the region of `autocast`, for the device type of the
+  /// first tensor argument, without one of the model's parameters. `model` is a module, a pointer
+  /// to one or a holder.
   template <class Model, class... Arguments>
   auto forward(Model&& model, Arguments&&... arguments) const;
 
@@ -77,18 +81,21 @@ class Amp {
   /// gradients are unscaled and added to those of the losses before, the scale is updated, and
   /// where one was inf or NaN all these optimizers skip their next step. Where nothing is scaled
   /// (static scale 1, no masters) nothing is checked, as in Apex. Does not sync. Throws UsageError
-  /// for an optimizer that was not initialized and for a loss_id out of range.
+  /// for an optimizer that was not initialized or is named twice, for a loss_id out of range, and
+  /// where a scope of this loss_id or one of the optimizers is still open.
   ScaledLoss scale_loss(const at::Tensor& loss, torch::optim::Optimizer& optimizer,
                         const ScaleLossOptions& options = ScaleLossOptions());
   ScaledLoss scale_loss(const at::Tensor& loss, const Optimizers& optimizers,
                         const ScaleLossOptions& options = ScaleLossOptions());
 
   /// One step, left out after an overflow; the masters are written to the model. Syncs to learn of
-  /// an overflow, unless the optimizer TakesGradScale.
+  /// an overflow, unless the optimizer TakesGradScale. Throws UsageError inside a scope of
+  /// scale_loss with this optimizer, and where gradients were left scaled.
   StepResult step(torch::optim::Optimizer& optimizer);
 
   /// Drops the gradients of the model and of the masters. `optimizer.zero_grad()` and
-  /// `model->zero_grad()` do as well, after a step.
+  /// `model->zero_grad()` do as well, unless they only fill with zeros while delay_unscale has left
+  /// gradients scaled: what was there before these comes back.
   void zero_grad(torch::optim::Optimizer& optimizer);
 
   /// What the optimizer steps, masters and parameters that need none, with unscaled gradients after
@@ -99,20 +106,28 @@ class Amp {
 
   /// The model's named parameters and buffers to save, those of 16 bits in float32: the master
   /// where there is one, else a cast. What Apex's hook makes of a state_dict (Difference: that
-  /// casts, so that masters are lost). Others are the tensors themselves. Weights that are written
-  /// into the model later, as loading does, become the masters at the next step, not here, but for
-  /// elements that are their rounded master. Loading the state rounds it to the weights' 16 bits.
+  /// casts, so that masters are lost). Others are the tensors themselves. Where weights were
+  /// written into the model since the last step, as loading does, they count, but for elements that
+  /// are their rounded master.
   torch::OrderedDict<std::string, at::Tensor> float32_state(const torch::nn::Module& model) const;
+
+  /// The way back: writes the state to the model, rounded to the weights' 16 bits, and to the
+  /// masters, to the bit. Casts to other dtypes too, so a state serves any level. All or nothing:
+  /// throws UsageError, before anything is changed, unless names and shapes are the model's.
+  void load_float32_state(torch::nn::Module& model,
+                          const torch::OrderedDict<std::string, at::Tensor>& state);
 
   /// Adds a group to an initialized optimizer, with masters where they belong.
   void add_param_group(torch::optim::Optimizer& optimizer,
                        const torch::optim::OptimizerParamGroup& group);
 
-  /// The scaler of a loss.
+  /// The scaler of a loss; disabled, with a scale of 1, where the options say `enabled(false)`.
   GradScaler& scaler(int64_t loss_id = 0);
 
   /// The scales' states, under "loss_scaler0", "loss_scaler1", …, each with GradScaler's keys.
-  /// `load` throws UsageError where their number is another.
+  /// `load` is all or nothing: it throws UsageError where their number is another or a state is out
+  /// of range, EnvironmentError where one is damaged, before any scale is changed. With
+  /// `enabled(false)` nothing is written and nothing read.
   void save(torch::serialize::OutputArchive& archive) const;
   void load(torch::serialize::InputArchive& archive);
 
@@ -120,12 +135,13 @@ class Amp {
   detail::AmpOptimizer& record_of(torch::optim::Optimizer& optimizer, const char* where);
   const detail::AmpOptimizer& record_of(torch::optim::Optimizer& optimizer,
                                         const char* where) const;
+  detail::LossScale& scale_of(int64_t loss_id);
   bool scales() const;
 
   AmpOptions options_;
   Properties properties_;
   std::optional<OpPolicy> o1_policy_;
-  std::vector<GradScaler> scalers_;
+  std::vector<detail::LossScale> scales_;
   std::map<const torch::optim::Optimizer*, detail::AmpOptimizer> optimizers_;
 };
 
@@ -155,7 +171,7 @@ auto Amp::forward(Model&& model, Arguments&&... arguments) const {
   };
   auto output = [&] {
     if (!options_.enabled() || !properties_.patch_torch_functions) return run();
-    const Autocast region(autocast(halfstep::detail::first_device_type(arguments...)));
+    const Autocast region(autocast(halfstep::detail::device_type_of_call(module, arguments...)));
     return run();
   }();
   auto out_type = options_.cast_model_outputs();

@@ -1,4 +1,6 @@
 #pragma once
+#include "halfstep/core/weight_mark.h"
+#include "halfstep/optim/fused_optimizer.h"
 #include "halfstep/scaling/grad_scaler.h"
 #include "halfstep/scaling/step_result.h"
 
@@ -28,13 +30,24 @@ class AmpOptimizer {
   /// The same for groups added since.
   void take_new_groups();
 
-  /// Before a backward: puts the gradients there are aside, since they are unscaled and the new
-  /// ones will not be. Nothing where the last backward left scaled ones.
+  /// Whether a scope of scale_loss is open: between `open` and `close`.
+  bool is_open() const { return is_open_; }
+  void open() { is_open_ = true; }
+  void close() { is_open_ = false; }
+
+  /// Before a backward of a scaled loss: puts the gradients there are aside, those of a master that
+  /// were zeroed on the model's side or the optimizer's on both.
   void begin_backward();
 
-  /// After it, without unscaling: the gradients stay scaled by the scale of `loss_id`.
-  void leave_scaled(int64_t loss_id) { scaled_by_ = loss_id; }
-  const std::optional<int64_t>& scaled_by() const { return scaled_by_; }
+  /// After it, without unscaling: the gradients stay scaled by the scale of `loss_id`. Where it
+  /// made none, all is as before it.
+  void leave_scaled(int64_t loss_id);
+
+  /// The loss_id whose scale the gradients were left with; none where they were zeroed since.
+  std::optional<int64_t> scaled_by();
+
+  /// Whether the backward, or one before it that left them scaled, made gradients.
+  bool has_scaled_gradients() const;
 
   /// After it: divides the gradients by the scale and says whether any is inf or NaN (undefined
   /// where there is none), then adds what was put aside.
@@ -52,29 +65,40 @@ class AmpOptimizer {
   /// Drops all gradients, the model's and the masters'.
   void zero_grad();
 
-  /// The float32 master of a parameter of the model; undefined where it has none (yet).
+  /// The float32 master the next step goes on with; undefined where the parameter has none (yet).
   at::Tensor master_of(const at::Tensor& model) const;
+
+  /// Gives a parameter with a master this one; nothing for others.
+  void set_master(const at::Tensor& model, const at::Tensor& master);
 
   /// The tensors the optimizer steps, whose gradients are unscaled: to be clipped.
   std::vector<at::Tensor> master_params() const;
 
  private:
   /// A parameter: what the model computes with, and what the optimizer steps, the same without a
-  /// master.
+  /// master. Between a scope and the step both have one gradient.
   struct Parameter {
-    at::Tensor model, stepped, aside;
-    // Of the model's tensor when the master was last written to it.
-    uint32_t version = 0;
-    const void* address = nullptr;
+    at::Tensor model, stepped;
+    at::Tensor aside = {};   // its gradient from before the backward, unscaled
+    at::Tensor scaled = {};  // the same, still scaled
+    bool was_left_scaled = false;
+    // The model's tensor when the master was last written to it.
+    halfstep::detail::WeightMark mark = {};
+
     bool has_master() const { return !model.is_same(stepped); }
-    void note_written();
+    void set_gradient(const at::Tensor& gradient) const;
+    /// Adds what was kept to the gradient, and keeps it no more.
+    void take_back(at::Tensor& kept) const;
     void follow_model();
   };
 
+  void drop_zeroed();
+  optim::FusedOptimizer* keeper_of(const Parameter& parameter) const;
   Parameter take(at::Tensor& listed);
 
   torch::optim::Optimizer* optimizer_;
   bool master_weights_, keeps_own_masters_;
+  bool is_open_ = false;
   std::size_t groups_taken_ = 0;
   std::vector<Parameter> parameters_;
   std::optional<int64_t> scaled_by_;

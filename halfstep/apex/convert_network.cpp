@@ -2,6 +2,7 @@
 
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
+#include "halfstep/core/module_tensors.h"
 
 #include <torch/nn/modules/batchnorm.h>
 
@@ -15,22 +16,12 @@ bool is_batchnorm(const torch::nn::Module& module) {
          dynamic_cast<const torch::nn::BatchNorm3dImpl*>(&module) != nullptr;
 }
 
-void cast_own(torch::nn::Module& module, c10::ScalarType dtype) {
-  const auto cast = [dtype](at::Tensor& tensor) {
-    if (tensor.defined() && tensor.is_floating_point()) tensor.set_data(tensor.detach().to(dtype));
-  };
-  for (auto& parameter : module.named_parameters(/*recurse=*/false)) cast(parameter.value());
-  for (auto& buffer : module.named_buffers(/*recurse=*/false)) cast(buffer.value());
-}
-
 }  // namespace
 
 void convert_network(torch::nn::Module& model, c10::ScalarType dtype, bool keep_batchnorm) {
-  const auto convert = [&](torch::nn::Module& module) {
-    if (!keep_batchnorm || !is_batchnorm(module)) cast_own(module, dtype);
-  };
-  convert(model);
-  for (const auto& module : model.modules(/*include_self=*/false)) convert(*module);
+  halfstep::detail::cast_floating_tensors(model, dtype, [&](const torch::nn::Module& module) {
+    return !keep_batchnorm || !is_batchnorm(module);
+  });
 }
 
 void check_is_float32(const torch::nn::Module& model, const char* where) {

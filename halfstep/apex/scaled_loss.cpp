@@ -3,32 +3,55 @@
 #include "halfstep/autocast/cast_cache.h"
 #include "halfstep/core/error.h"
 
-#include <utility>
+#include <algorithm>
+
+#include <c10/util/ScopeExit.h>
 
 namespace halfstep::apex {
 
-ScaledLoss::ScaledLoss(at::Tensor scaled, GradScaler* scaler,
+namespace {
+constexpr const char* kWhere = "apex::Amp::scale_loss";
+}
+
+ScaledLoss::ScaledLoss(at::Tensor scaled, detail::LossScale& scale, bool unscales,
                        std::vector<detail::AmpOptimizer*> optimizers,
                        const ScaleLossOptions& options)
     : scaled_(std::move(scaled)),
-      scaler_(scaler),
+      scale_(&scale),
+      unscales_(unscales),
       optimizers_(std::move(optimizers)),
       options_(options) {
-  if (scaler_ == nullptr) return;
-  for (const auto* optimizer : optimizers_) {
-    const auto& other = optimizer->scaled_by();
-    HALFSTEP_CHECK_USAGE(!other || *other == options.loss_id(), "apex::Amp::scale_loss",
+  const auto is_open = [](const auto* optimizer) { return optimizer->is_open(); };
+  HALFSTEP_CHECK_USAGE(
+      !scale_->is_open && std::none_of(optimizers_.begin(), optimizers_.end(), is_open), kWhere,
+      "a scope must end before the next with its loss_id or one of its optimizers begins, but "
+      "one of ",
+      scale_->is_open ? c10::str("loss ", options.loss_id()) : std::string("the same optimizer"),
+      " is still open; put each scaled loss and its backward() in braces of its own");
+  for (auto* optimizer : optimizers_) {
+    const auto other = unscales_ ? optimizer->scaled_by() : std::nullopt;
+    HALFSTEP_CHECK_USAGE(other.value_or(options.loss_id()) == options.loss_id(), kWhere,
                          "gradients left scaled by delay_unscale must be unscaled by the same "
                          "loss_id, but they are of loss ",
-                         *other, " and this is loss ", options.loss_id(),
+                         other.value_or(0), " and this is loss ", options.loss_id(),
                          "; end the delay of that loss first");
   }
-  for (auto* optimizer : optimizers_) optimizer->begin_backward();
+  scale_->is_open = true;
+  for (auto* optimizer : optimizers_) {
+    optimizer->open();
+    if (unscales_) optimizer->begin_backward();
+  }
 }
 
 ScaledLoss::~ScaledLoss() noexcept(false) {
   halfstep::detail::clear_cast_cache();
-  if (scaler_ == nullptr) return;
+  if (scale_ == nullptr) return;
+  scale_->is_open = false;
+  for (auto* optimizer : optimizers_) optimizer->close();
+  if (unscales_) end();
+}
+
+void ScaledLoss::end() {
   if (std::uncaught_exceptions() > exceptions_) {
     for (auto* optimizer : optimizers_) optimizer->cancel_backward();
   } else if (options_.delay_unscale()) {
@@ -39,19 +62,25 @@ ScaledLoss::~ScaledLoss() noexcept(false) {
 }
 
 void ScaledLoss::unscale() {
-  at::Tensor found_inf;
-  for (auto* optimizer : optimizers_) {
-    const auto found = optimizer->unscale(*scaler_);
-    if (found.defined()) found_inf = found_inf.defined() ? found_inf + found : found;
-  }
-  HALFSTEP_CHECK_USAGE(found_inf.defined(), "apex::Amp::scale_loss",
+  auto cancel = c10::make_scope_exit([&] {
+    for (auto* optimizer : optimizers_) optimizer->cancel_backward();
+  });
+  const auto has_gradients = [](const auto* each) { return each->has_scaled_gradients(); };
+  HALFSTEP_CHECK_USAGE(std::any_of(optimizers_.begin(), optimizers_.end(), has_gradients), kWhere,
                        "the scope must make gradients for its optimizers, but there is none; call "
                        "backward() on the scaled loss inside it");
+  cancel.release();
+  auto& scaler = scale_->scaler;
+  at::Tensor found_inf;
+  for (auto* optimizer : optimizers_) {
+    const auto found = optimizer->unscale(scaler);
+    if (found.defined()) found_inf = found_inf.defined() ? found_inf + found : found;
+  }
   // All of them skip, as one loss made all these gradients.
-  if (scaler_->options().check_overflow()) {
+  if (scaler.options().check_overflow()) {
     for (auto* optimizer : optimizers_) optimizer->skip_if(found_inf);
   }
-  scaler_->update();
+  scaler.update();
 }
 
 }  // namespace halfstep::apex

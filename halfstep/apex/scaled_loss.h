@@ -3,11 +3,22 @@
 
 #include <cstdint>
 #include <exception>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 namespace halfstep::apex {
+
+namespace detail {
+
+/// The scale of one loss_id.
+struct LossScale {
+  GradScaler scaler;
+  bool is_open = false;  // in a scope
+};
+
+}  // namespace detail
 
 /// How one loss is scaled.
 class ScaleLossOptions {
@@ -40,9 +51,10 @@ class ScaleLossOptions {
 ///     scaled_loss->backward();
 ///   }
 ///
-/// One scope at a time, in braces of its own, that ends before the step: none of this is checked.
-/// Where an exception passes through it, the gradients are again what they were before, unless
-/// delay_unscale had left scaled ones there, to which backward may have added.
+/// It ends before the next scope with its loss_id or one of its optimizers begins, and before these
+/// step: braces of its own see to it. Gradients that are there when it begins are added when it
+/// ends; inside it Amp::zero_grad alone can drop them. Where an exception passes through it, the
+/// gradients are again what they were before.
 class [[nodiscard]] ScaledLoss {
  public:
   /// Throws UsageError where gradients can't be unscaled, as GradScaler::unscale_ does, unless
@@ -58,12 +70,17 @@ class [[nodiscard]] ScaledLoss {
 
  private:
   friend class Amp;
-  ScaledLoss(at::Tensor scaled, GradScaler* scaler, std::vector<detail::AmpOptimizer*> optimizers,
-             const ScaleLossOptions& options);
+  /// Nothing is scaled or checked.
+  explicit ScaledLoss(at::Tensor loss) : scaled_(std::move(loss)) {}
+  /// `unscales`: false where the scale is 1 for good and there are no masters.
+  ScaledLoss(at::Tensor scaled, detail::LossScale& scale, bool unscales,
+             std::vector<detail::AmpOptimizer*> optimizers, const ScaleLossOptions& options);
+  void end();
   void unscale();
 
   at::Tensor scaled_;
-  GradScaler* scaler_;  // null: nothing to unscale
+  detail::LossScale* scale_ = nullptr;
+  bool unscales_ = false;
   std::vector<detail::AmpOptimizer*> optimizers_;
   ScaleLossOptions options_;
   int exceptions_ = std::uncaught_exceptions();

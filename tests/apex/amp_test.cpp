@@ -1,73 +1,21 @@
-#include "halfstep/apex/amp.h"
-
 #include "halfstep/core/error.h"
 #include "halfstep/optim/clip_grad.h"
 #include "halfstep/optim/gradient_dtype.h"
 #include "halfstep/optim/sgd.h"
 
 #include <cmath>
-#include <limits>
 #include <sstream>
 
-#include <torch/nn/modules/batchnorm.h>
-#include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/optim/lbfgs.h>
-#include <torch/optim/sgd.h>
 #include <torch/serialize.h>
 
-#include "tests/apex/two_weights.h"
-#include "tests/support/devices.h"
+#include "tests/apex/amp_case.h"
 #include "tests/support/errors.h"
-#include "tests/support/tolerance.h"
 
 namespace halfstep::testing {
 
-using apex::AmpOptions, apex::OptLevel, apex::ScaleLossOptions;
-
-namespace {
-
-constexpr auto f32 = torch::kFloat, f16 = torch::kHalf, bf16 = torch::kBFloat16;
-
-/// The network of Apex's test_checkpointing.py.
-struct ConvNetImpl : torch::nn::Module {
-  torch::nn::Conv2d conv1 =
-      register_module("conv1", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 6, 3).padding(1)));
-  torch::nn::BatchNorm2d bn1 = register_module("bn1", torch::nn::BatchNorm2d(6));
-  at::Tensor param = register_parameter("param", torch::randn(1));
-
-  at::Tensor forward(at::Tensor x) {
-    seen = x.scalar_type();
-    return bn1(torch::relu(conv1(x * param)));
-  }
-  c10::ScalarType seen = torch::kLong;
-};
-TORCH_MODULE(ConvNet);
-
-torch::optim::SGD sgd(const std::vector<at::Tensor>& parameters, double lr, double momentum = 0) {
-  return torch::optim::SGD(parameters, torch::optim::SGDOptions(lr).momentum(momentum));
-}
-
-}  // namespace
-
-class ApexAmp : public DeviceTest {
- protected:
-  ConvNet conv_net() const {
-    torch::manual_seed(2809);
-    ConvNet net;
-    net->to(device());
-    return net;
-  }
-  at::Tensor images() const { return torch::randn({4, 3, 8, 8}).to(device()); }
-  at::Tensor x() const { return torch::ones({2}, torch::device(device())); }
-
-  static void backward(apex::Amp& amp, const at::Tensor& loss, torch::optim::Optimizer& optimizer,
-                       const ScaleLossOptions& options = ScaleLossOptions(),
-                       bool retain_graph = false) {
-    auto scaled = amp.scale_loss(loss, optimizer, options);
-    scaled->backward({}, retain_graph);
-  }
-};
+class ApexAmp : public AmpTest {};
 HALFSTEP_ON_EACH_DEVICE(ApexAmp);
 
 TEST_P(ApexAmp, AddParamGroup) {
@@ -257,148 +205,6 @@ TEST_P(ApexAmp, ClippingMasters) {
   EXPECT_NEAR(std::sqrt(squares), 1, 1e-5);
 }
 
-TEST_P(ApexAmp, DelayedUnscaling) {
-  for (const auto level : {OptLevel::O1, OptLevel::O2}) {
-    TwoWeights model(1, device());
-    auto optimizer = sgd(model.parameters(), 1);
-    auto amp = apex::initialize(model, optimizer, as_is(level).num_losses(2));
-    set_scale(amp.scaler(), 4);
-    backward(amp, model.forward(x()), optimizer);  // 1, unscaled
-    const auto once = model.weight0.grad().clone();
-    backward(amp, model.forward(x()), optimizer, ScaleLossOptions().delay_unscale(true));
-    expect_same_bits(model.weight0.grad(), 4 * once);
-    EXPECT_ERROR(amp.step(optimizer), UsageError, "[apex::Amp::step]", "those of loss 0");
-    EXPECT_ERROR(backward(amp, model.forward(x()), optimizer, ScaleLossOptions().loss_id(1)),
-                 UsageError, "[apex::Amp::scale_loss]", "they are of loss 0 and this is loss 1");
-    backward(amp, model.forward(x()), optimizer);
-    expect_same_bits(amp.master_params(optimizer)[0].grad(), 3 * once);
-    const auto before = model.weight0.detach().clone();
-    EXPECT_TRUE(amp.step(optimizer).stepped());
-    expect_same_bits(model.weight0.detach(), before - 3 * once);
-    EXPECT_EQ(amp.scaler().growth_tracker(), 2);
-  }
-}
-
-TEST_P(ApexAmp, DelayForgottenWhenZeroed) {
-  TwoWeights model(1, device());
-  auto optimizer = sgd(model.parameters(), 1);
-  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O2));
-  set_scale(amp.scaler(), 4);
-  backward(amp, model.forward(x()), optimizer, ScaleLossOptions().delay_unscale(true));
-  model.zero_grad();
-  backward(amp, model.forward(x()), optimizer);
-  expect_same_bits(amp.master_params(optimizer)[0].grad(), model.weight1.detach().to(f32));
-}
-
-TEST_P(ApexAmp, ExceptionsLeaveGradientsAsTheyWere) {
-  TwoWeights model(1, device());
-  auto optimizer = sgd(model.parameters(), 1);
-  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O2));
-  set_scale(amp.scaler(), 4);
-  backward(amp, model.forward(x()), optimizer);
-  const auto before0 = model.weight0.grad().clone(), before1 = model.weight1.grad().clone();
-  const auto fail = [&] {
-    auto scaled = amp.scale_loss(model.forward(x()), optimizer);
-    scaled->backward();
-    throw std::runtime_error("in the scope");
-  };
-  EXPECT_THROW(fail(), std::runtime_error);
-  expect_same_bits(model.weight0.grad(), before0);
-  expect_same_bits(amp.master_params(optimizer)[1].grad(), before1);
-  EXPECT_TRUE(amp.step(optimizer).stepped());
-}
-
-TEST_P(ApexAmp, LossScaleDecrease) {
-  for (const auto level : {OptLevel::O1, OptLevel::O2}) {
-    auto net = conv_net();
-    auto optimizer = sgd(net->parameters(), 1e-3);
-    auto amp = apex::initialize(*net, optimizer, AmpOptions(level).num_losses(3));
-    std::vector<int> left{0, 1, 2};
-    for (int round = 0; round < 2; ++round) {
-      amp.zero_grad(optimizer);
-      const auto batch = images();
-      for (int64_t id = 0; id < 3; ++id) {
-        auto& overflows = left[static_cast<std::size_t>(id)];
-        auto loss = amp.forward(net, batch).to(f32).mean();
-        if (overflows-- > 0) loss = loss * std::numeric_limits<float>::infinity();
-        backward(amp, loss, optimizer, ScaleLossOptions().loss_id(id));
-      }
-      EXPECT_FALSE(amp.step(optimizer).stepped());
-    }
-    for (int64_t id = 0; id < 3; ++id) {
-      EXPECT_EQ(amp.scaler(id).get_scale(), 65536 / std::pow(2, id));
-      EXPECT_EQ(amp.scaler(id).growth_tracker(), 2 - id);
-    }
-    std::ostringstream out;
-    torch::serialize::OutputArchive saved;
-    amp.save(saved);
-    saved.save_to(out);
-    auto other = apex::initialize({}, {}, AmpOptions(level).num_losses(3));
-    torch::serialize::InputArchive archive;
-    std::istringstream in(out.str());
-    archive.load_from(in);
-    other.load(archive);
-    EXPECT_EQ(other.scaler(2).state(), amp.scaler(2).state());
-    auto fewer = apex::initialize({}, {}, AmpOptions(level));
-    EXPECT_ERROR(fewer.load(archive), UsageError, "[apex::Amp::load]", "it holds 3 for 1");
-  }
-}
-
-// Apex's test_state_dict: what an O2 or O3 model saves is float32.
-TEST_P(ApexAmp, StateIsFloat32) {
-  for (const auto level : {OptLevel::O0, OptLevel::O2, OptLevel::O3}) {
-    auto net = conv_net();
-    auto optimizer = sgd(net->parameters(), 1e-3);
-    auto amp = apex::initialize(*net, optimizer, level);
-    backward(amp, amp.forward(net, images()).square().mean(), optimizer);
-    amp.step(optimizer);
-    const auto state = amp.float32_state(*net);
-    EXPECT_EQ(state.size(), 8U);
-    for (const auto& item : state) {
-      if (item.key() != "bn1.num_batches_tracked") {
-        EXPECT_EQ(item.value().scalar_type(), f32) << item.key();
-      }
-    }
-    const auto rounded = state["conv1.weight"].to(net->conv1->weight.scalar_type());
-    expect_same_bits(rounded, net->conv1->weight.detach());
-    if (level == OptLevel::O2) {
-      EXPECT_FALSE(state["conv1.weight"].equal(rounded.to(f32))) << "the master";
-    }
-  }
-}
-
-TEST_P(ApexAmp, WeightsLoadedLaterBecomeTheMasters) {
-  TwoWeights model(1, device());
-  auto optimizer = sgd(model.parameters(), 0.25);
-  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O2));
-  set_scale(amp.scaler(), 4);
-  amp.master_params(optimizer)[1].detach().copy_(torch::tensor({2.0001, 3.0001}));
-  model.weight1.detach()[0] = 7;  // the other one is its rounded master still
-  model.weight1.detach().add_(0);
-  backward(amp, model.forward(x()), optimizer);
-  const auto step = 0.25 * model.weight0.detach();
-  amp.step(optimizer);
-  const auto expected = torch::tensor({7.0, 3.0001}).to(device()).to(f32) - step;
-  EXPECT_TRUE(torch::allclose(amp.master_params(optimizer)[1].detach(), expected, 0, 1e-6));
-}
-
-TEST_P(ApexAmp, StaticScalesAreNotChecked) {
-  TwoWeights model(1, device());
-  auto optimizer = sgd(model.parameters(), 0);
-  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O3).loss_scale(128));
-  backward(amp, model.forward(x()) * std::numeric_limits<float>::infinity(), optimizer);
-  EXPECT_TRUE(amp.step(optimizer).stepped());
-  optimizer.zero_grad();
-  {
-    auto scope = amp.scale_loss(model.forward(x()).detach().fill_(2).requires_grad_(), optimizer);
-    EXPECT_EQ(scope->item<double>(), 256);
-    model.weight0.mutable_grad() = torch::full_like(model.weight0, 256);
-    model.weight1.mutable_grad() = torch::full_like(model.weight1, 256);
-  }
-  EXPECT_EQ(model.weight0.grad()[0].item<float>(), 2);
-  EXPECT_EQ(model.weight1.grad()[0].item<float>(), 2) << "in float16";
-}
-
 TEST_P(ApexAmp, DisabledPassesThrough) {
   auto net = conv_net();
   auto optimizer = sgd(net->parameters(), 1e-3);
@@ -413,6 +219,50 @@ TEST_P(ApexAmp, DisabledPassesThrough) {
   const auto before = net->bn1->bias.detach().clone();
   EXPECT_TRUE(amp.step(optimizer).stepped());
   EXPECT_FALSE(net->bn1->bias.detach().equal(before));
+}
+
+// Apex: "renders all Amp calls no-ops".
+TEST_P(ApexAmp, DisabledAccessorsAreThoseOfAProgramWithoutApex) {
+  auto net = conv_net();
+  auto optimizer = sgd(net->parameters(), 1e-3);
+  auto amp =
+      apex::initialize(*net, optimizer, AmpOptions(OptLevel::O2).enabled(false).num_losses(2));
+  EXPECT_EQ(amp.properties().cast_model_type, std::nullopt);
+  EXPECT_EQ(amp.properties().master_weights, std::nullopt);
+  EXPECT_EQ(amp.properties().loss_scale, 1);
+  EXPECT_FALSE(amp.scaler(1).is_enabled());
+  EXPECT_EQ(amp.scaler(1).get_scale(), 1);
+  EXPECT_ERROR(amp.scaler(2), UsageError, "[apex::Amp::scaler]", "from 0 to 1, but got 2");
+  EXPECT_FALSE(amp.autocast(GetParam()).enabled());
+  EXPECT_TRUE(amp.master_params(optimizer)[0].is_same(optimizer.param_groups()[0].params()[0]));
+  net->bn1->to(f16);
+  EXPECT_EQ(amp.float32_state(*net)["bn1.weight"].scalar_type(), f16) << "as it is";
+  // Nothing is written, and nothing read: also not what an enabled one wrote.
+  auto enabled = apex::initialize({}, {}, AmpOptions(OptLevel::O2));
+  for (auto* writer : {&amp, &enabled}) {
+    torch::serialize::OutputArchive saved;
+    writer->save(saved);
+    std::ostringstream out;
+    saved.save_to(out);
+    std::istringstream in(out.str());
+    torch::serialize::InputArchive archive;
+    archive.load_from(in);
+    EXPECT_EQ(archive.keys().empty(), writer == &amp);
+    EXPECT_NO_THROW(amp.load(archive));
+  }
+}
+
+// Whatever the arguments are: a model that makes its own input.
+TEST_P(ApexAmp, ForwardWithoutTensorsRunsOnTheModelsDevice) {
+  struct OwnInput : torch::nn::Module {
+    explicit OwnInput(c10::Device device)
+        : weight(register_parameter("weight", torch::ones({4, 4}, torch::device(device)))) {}
+    at::Tensor forward(int64_t rows) { return torch::ones({rows, 4}, weight.device()).mm(weight); }
+    at::Tensor weight;
+  } model(device());
+  auto optimizer = sgd(model.parameters(), 1);
+  auto amp = apex::initialize(model, optimizer, AmpOptions().half_dtype(bf16));
+  EXPECT_EQ(amp.forward(model, 3).scalar_type(), bf16);
 }
 
 TEST_P(ApexAmp, Misuse) {

@@ -1,0 +1,236 @@
+// The scopes of scale_loss: what they do with gradients, and which orders they refuse.
+#include "halfstep/core/error.h"
+#include "halfstep/optim/sgd.h"
+
+#include <limits>
+
+#include "tests/apex/amp_case.h"
+#include "tests/support/errors.h"
+#include "tests/support/tolerance.h"
+
+namespace halfstep::testing {
+
+class ApexScopes : public AmpTest {};
+HALFSTEP_ON_EACH_DEVICE(ApexScopes);
+
+TEST_P(ApexScopes, DelayedUnscaling) {
+  for (const auto level : {OptLevel::O1, OptLevel::O2}) {
+    TwoWeights model(1, device());
+    auto optimizer = sgd(model.parameters(), 1);
+    auto amp = apex::initialize(model, optimizer, as_is(level).num_losses(2));
+    set_scale(amp.scaler(), 4);
+    backward(amp, model.forward(x()), optimizer);  // 1, unscaled
+    const auto once = model.weight0.grad().clone();
+    backward(amp, model.forward(x()), optimizer, ScaleLossOptions().delay_unscale(true));
+    expect_same_bits(model.weight0.grad(), 4 * once);
+    EXPECT_ERROR(amp.step(optimizer), UsageError, "[apex::Amp::step]", "those of loss 0");
+    EXPECT_ERROR(backward(amp, model.forward(x()), optimizer, ScaleLossOptions().loss_id(1)),
+                 UsageError, "[apex::Amp::scale_loss]", "they are of loss 0 and this is loss 1");
+    backward(amp, model.forward(x()), optimizer);
+    expect_same_bits(amp.master_params(optimizer)[0].grad(), 3 * once);
+    const auto before = model.weight0.detach().clone();
+    EXPECT_TRUE(amp.step(optimizer).stepped());
+    expect_same_bits(model.weight0.detach(), before - 3 * once);
+    EXPECT_EQ(amp.scaler().growth_tracker(), 2);
+  }
+}
+
+TEST_P(ApexScopes, DelayForgottenWhenZeroed) {
+  TwoWeights model(1, device());
+  auto optimizer = sgd(model.parameters(), 1);
+  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O2));
+  set_scale(amp.scaler(), 4);
+  backward(amp, model.forward(x()), optimizer, ScaleLossOptions().delay_unscale(true));
+  model.zero_grad();
+  backward(amp, model.forward(x()), optimizer);
+  expect_same_bits(amp.master_params(optimizer)[0].grad(), model.weight1.detach().to(f32));
+}
+
+TEST_P(ApexScopes, ExceptionsLeaveGradientsAsTheyWere) {
+  TwoWeights model(1, device());
+  auto optimizer = sgd(model.parameters(), 1);
+  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O2));
+  set_scale(amp.scaler(), 4);
+  backward(amp, model.forward(x()), optimizer);
+  const auto before0 = model.weight0.grad().clone(), before1 = model.weight1.grad().clone();
+  const auto fail = [&] {
+    auto scaled = amp.scale_loss(model.forward(x()), optimizer);
+    scaled->backward();
+    throw std::runtime_error("in the scope");
+  };
+  EXPECT_THROW(fail(), std::runtime_error);
+  expect_same_bits(model.weight0.grad(), before0);
+  expect_same_bits(amp.master_params(optimizer)[1].grad(), before1);
+  EXPECT_TRUE(amp.step(optimizer).stepped());
+}
+
+TEST_P(ApexScopes, StaticScalesAreNotChecked) {
+  TwoWeights model(1, device());
+  auto optimizer = sgd(model.parameters(), 0);
+  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O3).loss_scale(128));
+  backward(amp, model.forward(x()) * std::numeric_limits<float>::infinity(), optimizer);
+  EXPECT_TRUE(amp.step(optimizer).stepped());
+  optimizer.zero_grad();
+  {
+    auto scope = amp.scale_loss(model.forward(x()).detach().fill_(2).requires_grad_(), optimizer);
+    EXPECT_EQ(scope->item<double>(), 256);
+    model.weight0.mutable_grad() = torch::full_like(model.weight0, 256);
+    model.weight1.mutable_grad() = torch::full_like(model.weight1, 256);
+  }
+  EXPECT_EQ(model.weight0.grad()[0].item<float>(), 2);
+  EXPECT_EQ(model.weight1.grad()[0].item<float>(), 2) << "in float16";
+}
+
+TEST_P(ApexScopes, AStepInsideIsRefused) {
+  for (const auto level : kLevels) {
+    TwoWeights model(1, device());
+    auto optimizer = sgd(model.parameters(), 1);
+    auto amp = apex::initialize(model, optimizer, as_is(level));
+    if (!amp.properties().loss_scale) set_scale(amp.scaler(), 4);
+    const auto before = model.weight0.detach().clone();
+    {
+      auto scaled = amp.scale_loss(model.forward(x()), optimizer);
+      scaled->backward();
+      EXPECT_ERROR(amp.step(optimizer), UsageError, "[apex::Amp::step]",
+                   "but one with this optimizer is still open; put braces around");
+      EXPECT_ERROR(amp.add_param_group(optimizer, torch::optim::OptimizerParamGroup({})),
+                   UsageError, "[apex::Amp::add_param_group]", "still open");
+    }
+    expect_same_bits(model.weight0.detach(), before);
+    EXPECT_TRUE(amp.step(optimizer).stepped());
+    EXPECT_FALSE(model.weight0.detach().equal(before));
+  }
+}
+
+TEST_P(ApexScopes, TwoOpenOnesAreRefused) {
+  for (const auto level : kLevels) {
+    TwoWeights first(1, device()), second(2, device());
+    auto a = sgd(first.parameters(), 1), b = sgd(second.parameters(), 1);
+    auto amp =
+        apex::initialize({first, second}, apex::Optimizers{a, b}, as_is(level).num_losses(2));
+    if (!amp.properties().loss_scale) {
+      set_scale(amp.scaler(0), 4);
+      set_scale(amp.scaler(1), 4);
+    }
+    const auto open = [&](torch::optim::Optimizer& outer, torch::optim::Optimizer& inner,
+                          int64_t inner_id) {
+      auto one = amp.scale_loss(first.forward(x()), outer);
+      auto other = amp.scale_loss(second.forward(x()), inner, ScaleLossOptions().loss_id(inner_id));
+      one->backward();
+      other->backward();
+    };
+    const auto where = "[apex::Amp::scale_loss]";
+    const apex::Optimizers twice{a, a};
+    EXPECT_ERROR(open(a, b, 0), UsageError, where, "but one of loss 0 is still open; put each");
+    EXPECT_ERROR(open(a, a, 1), UsageError, where, "but one of the same optimizer is still open");
+    EXPECT_ERROR({ auto scaled = amp.scale_loss(first.forward(x()), twice); }, UsageError, where,
+                 "must be named once");
+    // The refusal leaves nothing open, and scopes with nothing in common may overlap.
+    open(a, b, 1);
+    expect_same_bits(amp.master_params(a)[1].grad().to(f32), first.weight0.detach());
+    expect_same_bits(amp.master_params(b)[1].grad().to(f32), second.weight0.detach());
+    EXPECT_TRUE(amp.step(a).stepped());
+    EXPECT_TRUE(amp.step(b).stepped());
+  }
+}
+
+TEST_P(ApexScopes, GradientsZeroedBetweenThemStayZero) {
+  for (const auto level : {OptLevel::O1, OptLevel::O2}) {
+    for (const auto zero : kWaysToZero) {
+      for (const bool delay : {false, true}) {
+        TwoWeights model(1, device());
+        auto optimizer = sgd(model.parameters(), 1);
+        auto amp = apex::initialize(model, optimizer, as_is(level));
+        set_scale(amp.scaler(), 4);
+        backward(amp, model.forward(x()), optimizer);
+        if (delay)  // the gradients of the first are put aside
+          backward(amp, model.forward(x()), optimizer, ScaleLossOptions().delay_unscale(true));
+        zero_gradients(zero, {model}, {optimizer});
+        backward(amp, model.forward(x()), optimizer);
+        expect_same_bits(amp.master_params(optimizer)[0].grad(), model.weight1.detach().to(f32));
+        expect_same_bits(amp.master_params(optimizer)[1].grad().to(f32), model.weight0.detach());
+      }
+    }
+  }
+}
+
+TEST_P(ApexScopes, ZeroGradInsideDropsWhatWasThere) {
+  TwoWeights model(1, device());
+  auto optimizer = sgd(model.parameters(), 1);
+  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O2));
+  set_scale(amp.scaler(), 4);
+  backward(amp, model.forward(x()), optimizer);
+  {
+    auto scaled = amp.scale_loss(model.forward(x()), optimizer);
+    amp.zero_grad(optimizer);
+    scaled->backward();
+  }
+  expect_same_bits(amp.master_params(optimizer)[1].grad(), model.weight0.detach());
+}
+
+// A delayed scope names an optimizer whose parameters its loss does not reach.
+TEST_P(ApexScopes, DelayLeavesUnreachedOptimizersAlone) {
+  for (const auto level : {OptLevel::O1, OptLevel::O2}) {
+    TwoWeights first(1, device()), second(2, device());
+    auto a = sgd(first.parameters(), 1), b = sgd(second.parameters(), 1);
+    auto amp =
+        apex::initialize({first, second}, apex::Optimizers{a, b}, as_is(level).num_losses(2));
+    set_scale(amp.scaler(0), 4);
+    set_scale(amp.scaler(1), 8);
+    backward(amp, second.forward(x()), b, ScaleLossOptions().loss_id(1));
+    const auto gradient = second.weight1.grad().clone();
+    {
+      auto scaled = amp.scale_loss(first.forward(x()), apex::Optimizers{a, b},
+                                   ScaleLossOptions().delay_unscale(true));
+      scaled->backward();
+    }
+    expect_same_bits(second.weight1.grad(), gradient);
+    expect_same_bits(first.weight0.grad(), 4 * first.weight1.detach().to(f32));
+    // So it may step, and take part in a scope of another loss.
+    backward(amp, second.forward(x()), b, ScaleLossOptions().loss_id(1));
+    expect_same_bits(amp.master_params(b)[1].grad(), 2 * gradient);
+    EXPECT_TRUE(amp.step(b).stepped());
+    EXPECT_ERROR(amp.step(a), UsageError, "[apex::Amp::step]", "those of loss 0 were left scaled");
+    // Where no loss reaches any of them, too.
+    first.zero_grad();
+    EXPECT_TRUE(amp.step(a).stepped()) << "zeroed, so nothing is scaled";
+  }
+}
+
+TEST_P(ApexScopes, ExceptionsLeaveDelayedGradientsAsTheyWere) {
+  TwoWeights model(1, device());
+  auto optimizer = sgd(model.parameters(), 1);
+  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O2));
+  set_scale(amp.scaler(), 4);
+  backward(amp, model.forward(x()), optimizer);
+  backward(amp, model.forward(x()), optimizer, ScaleLossOptions().delay_unscale(true));
+  const auto scaled_before = model.weight1.grad().clone();
+  const auto fail = [&](const ScaleLossOptions& options) {
+    auto scaled = amp.scale_loss(model.forward(x()), optimizer, options);
+    scaled->backward();
+    throw std::runtime_error("in the scope");
+  };
+  for (const bool delay : {false, true})
+    EXPECT_THROW(fail(ScaleLossOptions().delay_unscale(delay)), std::runtime_error);
+  expect_same_bits(model.weight1.grad(), scaled_before);
+  backward(amp, model.forward(x()), optimizer);
+  expect_same_bits(amp.master_params(optimizer)[1].grad(), 3 * model.weight0.detach());
+}
+
+// The next scope of a loss that made no gradients works.
+TEST_P(ApexScopes, AScopeWithoutBackwardChangesNothing) {
+  TwoWeights model(1, device());
+  auto optimizer = sgd(model.parameters(), 1);
+  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O2));
+  set_scale(amp.scaler(), 4);
+  backward(amp, model.forward(x()), optimizer);
+  const auto before = model.weight1.grad().clone();
+  EXPECT_ERROR({ auto scaled = amp.scale_loss(model.forward(x()), optimizer); }, UsageError,
+               "[apex::Amp::scale_loss]",
+               "must make gradients for its optimizers, but there is none");
+  expect_same_bits(amp.master_params(optimizer)[1].grad(), before);
+  backward(amp, model.forward(x()), optimizer);
+  EXPECT_EQ(amp.scaler().growth_tracker(), 2);
+}
+
+}  // namespace halfstep::testing
