@@ -1,7 +1,6 @@
 #include "halfstep/autocast/half_rehearsal.h"
 
 #include "halfstep/autocast/rehearsal_kernels.h"
-#include "halfstep/core/error.h"
 #include "halfstep/core/libtorch.h"
 
 #include <memory>
@@ -22,16 +21,10 @@ struct State final : c10::DebugInfoBase {
 
 HalfRehearsal::HalfRehearsal(bool enabled) {
   if (enabled) detail::register_rehearsal_kernels();
-  state_.emplace(kSlot, std::make_shared<State>(enabled));
-  state_seen_ = c10::ThreadLocalDebugInfo::current().get();
+  entry_.emplace("HalfRehearsal", kSlot, std::make_shared<State>(enabled));
 }
 
-HalfRehearsal::~HalfRehearsal() {
-  if (c10::ThreadLocalDebugInfo::current().get() != state_seen_)
-    detail::die("HalfRehearsal",
-                "a rehearsal must end on the thread that began it and before what was begun before "
-                "it, but this one did not; keep the guard on the stack");
-}
+HalfRehearsal::~HalfRehearsal() = default;
 
 bool HalfRehearsal::is_enabled() {
   const auto* state = static_cast<const State*>(c10::ThreadLocalDebugInfo::get(kSlot));

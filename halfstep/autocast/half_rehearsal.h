@@ -1,8 +1,8 @@
 #pragma once
+#include "halfstep/core/debug_info.h"
+
 #include <cstdint>
 #include <optional>
-
-#include <c10/util/ThreadLocalDebugInfo.h>
 
 namespace halfstep {
 
@@ -17,11 +17,12 @@ namespace halfstep {
 ///     const halfstep::Autocast autocast(
 ///         halfstep::AutocastOptions(torch::kCPU).dtype(torch::kHalf));
 ///
-/// Operations: mm, addmm, bmm, baddbmm (also in place and into an `out`), convolution and
-/// convolution_backward, _scaled_dot_product_flash_attention_for_cpu and its backward; whatever
-/// calls them (linear, matmul, einsum, conv2d, LSTM, …) is rehearsed with them. Each result equals
-/// the float32 kernel's, rounded once, to the bit. All others run LibTorch's kernels, and so do
-/// these for tensors of other dtypes. autocast is not needed: a model in float16 is rehearsed too.
+/// Operations: mm, addmm, bmm, baddbmm, mv, addmv, dot, vdot (also in place and into an `out`),
+/// convolution and convolution_backward, _scaled_dot_product_flash_attention_for_cpu and its
+/// backward; whatever calls them (linear, matmul, einsum, conv2d, LSTM, …) is rehearsed with them.
+/// Each result equals the float32 kernel's, rounded once, to the bit. All others run LibTorch's
+/// kernels, and so do these for tensors of other dtypes. autocast is not needed: a model in float16
+/// is rehearsed too.
 ///
 /// The backward of what was computed inside is rehearsed wherever backward() is called, and inside
 /// a rehearsal every backward is. The backward of a torch::autograd::Function of your own goes by
@@ -34,6 +35,7 @@ namespace halfstep {
 ///
 /// The first one registers kernels for the process: each call of these operations costs about 0.1
 /// µs more from then on, without a rehearsal too. No other thread may compute while it is made.
+/// Each thread that rehearsed keeps up to 32 MiB for its next casts.
 class [[nodiscard]] HalfRehearsal {
  public:
   explicit HalfRehearsal(bool enabled = true);
@@ -48,8 +50,7 @@ class [[nodiscard]] HalfRehearsal {
   static int64_t uses();
 
  private:
-  std::optional<c10::DebugInfoGuard> state_;
-  const void* state_seen_;
+  std::optional<detail::DebugInfoEntry> entry_;
 };
 
 }  // namespace halfstep

@@ -36,13 +36,13 @@ PolicyRegion* PolicyRegion::current(c10::DeviceType device_type) {
 }
 
 PolicyRegionGuard::PolicyRegionGuard(c10::DeviceType device_type, const OpPolicy& policy)
-    : region_(make_region(device_type, policy)), guard_(kKind, region_) {}
+    : region_(make_region(device_type, policy)), entry_("Autocast", kKind, region_) {}
 
 PolicyRegionGuard::~PolicyRegionGuard() {
   region_->cache().close();
 }
 
 ResumedPolicyRegion::ResumedPolicyRegion(std::shared_ptr<PolicyRegion> region)
-    : guard_(kKind, std::move(region)) {}
+    : entry_("CustomFunction", kKind, std::move(region)) {}
 
 }  // namespace halfstep::detail

@@ -2,6 +2,7 @@
 #include "halfstep/autocast/compiled_policy.h"
 #include "halfstep/autocast/op_policy.h"
 #include "halfstep/autocast/region_cast_cache.h"
+#include "halfstep/core/debug_info.h"
 
 #include <memory>
 
@@ -44,7 +45,7 @@ class PolicyRegionGuard {
 
  private:
   std::shared_ptr<PolicyRegion> region_;
-  c10::DebugInfoGuard guard_;
+  DebugInfoEntry entry_;
 };
 
 /// Puts a thread into a region again that was left, or is another thread's: its policy holds, its
@@ -54,7 +55,7 @@ class ResumedPolicyRegion {
   explicit ResumedPolicyRegion(std::shared_ptr<PolicyRegion> region);
 
  private:
-  c10::DebugInfoGuard guard_;
+  DebugInfoEntry entry_;
 };
 
 }  // namespace halfstep::detail
