@@ -54,7 +54,8 @@ class OpPolicy {
   OpPolicy();
 
   /// The list of the running LibTorch for a device type, read from its registrations. It may be
-  /// given to a region of another device type, so that CUDA's behaviour shows on a CPU.
+  /// given to a region of another device type, so that CUDA's behaviour shows on a CPU: CUDA's has
+  /// the CPU's LSTM layer (mkldnn_rnn_layer) for that, beside cuDNN's.
   static OpPolicy torch(c10::DeviceType device_type);
 
   /// On every device: products in 16 bits; losses, softmax, norms (also batch norm), sums, and

@@ -24,6 +24,14 @@ RuleOfOp stock(c10::DeviceType device_type) {
   return rules;
 }
 
+/// CUDA's list with what an LSTM layer is on a CPU beside what it is on CUDA, so that it may be
+/// given to a region of either.
+RuleOfOp cuda_anywhere() {
+  auto rules = stock(c10::kCUDA);
+  add(rules, CastRule::lower_precision, {"mkldnn_rnn_layer"});
+  return rules;
+}
+
 bool is_float32(CastRule rule) {
   return rule == CastRule::float32 || rule == CastRule::float32_set_dtype ||
          rule == CastRule::float32_append_dtype;
@@ -36,7 +44,8 @@ std::string torch_name(c10::DeviceType device_type) {
 }  // namespace
 
 OpPolicy OpPolicy::torch(c10::DeviceType device_type) {
-  return {torch_name(device_type), stock(device_type)};
+  return {torch_name(device_type),
+          device_type == c10::kCUDA ? cuda_anywhere() : stock(device_type)};
 }
 
 OpPolicy OpPolicy::safe() {
@@ -52,7 +61,7 @@ OpPolicy OpPolicy::safe() {
 }
 
 OpPolicy OpPolicy::mmcv() {
-  auto rules = stock(c10::kCUDA);
+  auto rules = cuda_anywhere();
   for (auto& [op, rule] : rules) {
     if (rule == CastRule::promote) rule = CastRule::promote_or_lower;
   }
@@ -89,6 +98,10 @@ OpPolicy OpPolicy::apex() {
   add(rules, CastRule::lower_precision,
       {"conv", "prelu", "addmm", "addmv", "addr", "matmul", "mm", "mv", "linear", "bmm", "addbmm",
        "baddbmm"});
+  // Apex has these by a code of their own.
+  add(rules, CastRule::lower_precision,
+      {"lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "_thnn_fused_lstm_cell",
+       "_thnn_fused_gru_cell", "_cudnn_rnn", "mkldnn_rnn_layer"});
   add(rules, CastRule::float32,
       {"acos",
        "asin",

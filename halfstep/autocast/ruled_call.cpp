@@ -3,21 +3,31 @@
 #include "halfstep/autocast/op_names.h"
 #include "halfstep/core/error.h"
 
-#include <algorithm>
+#include <utility>
 
 #include <ATen/autocast_mode.h>
+#include <c10/core/GradMode.h>
 
 namespace halfstep::detail {
 
-namespace {
+/// Copies of running statistics in a call's dtype: what the call wrote into them goes back at the
+/// end. (A copy made as other arguments' would take the write.)
+class RuledCall::LentStatistics {
+ public:
+  void lend(c10::IValue& argument, c10::ScalarType dtype, bool written) {
+    const auto own = argument.toTensor();
+    const auto copy = own.to(dtype);
+    argument = copy;
+    if (written) lent_.emplace_back(own, copy);
+  }
+  void give_back() const {
+    const c10::NoGradGuard no_grad;
+    for (const auto& [own, copy] : lent_) own.copy_(copy);
+  }
 
-/// Batch norm writes its running statistics without saying so in its schema: a cast copy would
-/// take the write.
-bool is_castable(const c10::Argument& argument) {
-  return argument.name().rfind("running_", 0) != 0;
-}
-
-}  // namespace
+ private:
+  std::vector<std::pair<at::Tensor, at::Tensor>> lent_;
+};
 
 RuledCall::RuledCall(const c10::OperatorHandle& op, c10::DeviceType device_type)
     : op_(op),
@@ -28,30 +38,31 @@ RuledCall::RuledCall(const c10::OperatorHandle& op, c10::DeviceType device_type)
       dtype_argument_(dtype_argument(op)),
       overload_with_dtype_(overload_with_dtype(op)) {
   const auto& arguments = op.schema().arguments();
-  for (const auto& argument : arguments) castable_.push_back(is_castable(argument));
-  castable_to_low_ = castable_;
-  if (std::all_of(castable_.begin(), castable_.end(), [](bool all) { return all; })) return;
-  // Weight and bias must have the dtype of the running statistics.
-  for (size_t i = 0; i < arguments.size(); ++i)
-    castable_to_low_[i] = castable_[i] && arguments[i].name() == "input";
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const auto& name = arguments[i].name();
+    const bool is_statistic = name.rfind("running_", 0) == 0;
+    castable_.push_back(!is_statistic);
+    if (is_statistic) batch_norm_.statistics.push_back(i);
+    if (name == "weight" || name == "bias") batch_norm_.affine.push_back(i);
+    if (name == "training" || name == "use_input_stats") batch_norm_.training = i;
+  }
 }
 
-/// Calls `change` with each tensor argument of `which`, also those in lists; where it returns a
-/// defined one, that takes its place. Lists of optional tensors hold indices.
+/// Calls `change` with each tensor argument and its position, also those in lists; where it returns
+/// a defined one, that takes its place. Lists of optional tensors hold indices.
 template <class Change>
-void RuledCall::change_tensors(torch::jit::Stack* stack, const std::vector<bool>& which,
-                               const Change& change) {
-  auto* values = stack->data() + (stack->size() - which.size());
-  for (size_t i = 0; i < which.size(); ++i) {
+void RuledCall::change_tensors(torch::jit::Stack* stack, const Change& change) const {
+  auto* values = stack->data() + (stack->size() - castable_.size());
+  for (size_t i = 0; i < castable_.size(); ++i) {
     auto& value = values[i];
-    if (!which[i]) continue;
+    if (!castable_[i]) continue;
     if (value.isTensor()) {
-      if (auto changed = change(value.toTensor()); changed.defined()) value = std::move(changed);
+      if (auto changed = change(value.toTensor(), i); changed.defined()) value = std::move(changed);
     } else if (value.isTensorList()) {
       auto tensors = value.toTensorVector();
       bool any = false;
       for (auto& tensor : tensors) {
-        if (auto changed = change(tensor); changed.defined()) {
+        if (auto changed = change(tensor, i); changed.defined()) {
           tensor = std::move(changed);
           any = true;
         }
@@ -61,25 +72,51 @@ void RuledCall::change_tensors(torch::jit::Stack* stack, const std::vector<bool>
   }
 }
 
-void RuledCall::cast_all(c10::ScalarType dtype, RegionCastCache* cache, StandIn stand_in,
-                         torch::jit::Stack* stack) const {
-  const bool low = dtype != c10::kFloat;
-  const auto& which = low ? castable_to_low_ : castable_;
-  change_tensors(stack, which, [&](const at::Tensor& argument) -> at::Tensor {
-    if (!at::autocast::is_eligible(argument, device_type_) || argument.scalar_type() == dtype)
+/// The dtype of a batch norm's statistics, weight and bias where its input gets `dtype`: float32
+/// statistics stay so beside a 16-bit input.
+c10::ScalarType RuledCall::parameter_dtype(c10::ScalarType dtype, torch::jit::Stack* stack) const {
+  const auto* values = stack->data() + (stack->size() - castable_.size());
+  for (const auto i : batch_norm_.statistics) {
+    if (values[i].isTensor() && values[i].toTensor().scalar_type() == c10::kFloat)
+      return c10::kFloat;
+  }
+  return dtype;
+}
+
+RuledCall::LentStatistics RuledCall::lend_statistics(c10::ScalarType dtype,
+                                                     torch::jit::Stack* stack) const {
+  LentStatistics lent;
+  auto* values = stack->data() + (stack->size() - castable_.size());
+  const auto& training = batch_norm_.training;
+  for (const auto i : batch_norm_.statistics) {
+    if (!values[i].isTensor()) continue;
+    const auto& statistics = values[i].toTensor();
+    if (at::autocast::is_eligible(statistics, device_type_) && statistics.scalar_type() != dtype)
+      lent.lend(values[i], dtype, !training || values[*training].toBool());
+  }
+  return lent;
+}
+
+RuledCall::LentStatistics RuledCall::cast_all(c10::ScalarType dtype, RegionCastCache* cache,
+                                              StandIn stand_in, torch::jit::Stack* stack) const {
+  const auto of_parameters = parameter_dtype(dtype, stack);
+  change_tensors(stack, [&](const at::Tensor& argument, size_t index) -> at::Tensor {
+    const auto to = batch_norm_.has_parameter(index) ? of_parameters : dtype;
+    if (!at::autocast::is_eligible(argument, device_type_) || argument.scalar_type() == to)
       return {};
-    if (!low || argument.scalar_type() != c10::kFloat) return argument.to(dtype);
+    if (to == c10::kFloat || argument.scalar_type() != c10::kFloat) return argument.to(to);
     if (stand_in != nullptr) {
       if (auto copy = stand_in(argument, device_type_); copy.defined()) return copy;
     }
-    return cache != nullptr ? cache->cast(argument, dtype)
-                            : at::autocast::cached_cast(dtype, argument, device_type_);
+    return cache != nullptr ? cache->cast(argument, to)
+                            : at::autocast::cached_cast(to, argument, device_type_);
   });
+  return lend_statistics(of_parameters, stack);
 }
 
 c10::ScalarType RuledCall::widest(torch::jit::Stack* stack) const {
   auto dtype = at::autocast::get_autocast_dtype(device_type_);
-  change_tensors(stack, castable_, [&](const at::Tensor& argument) -> at::Tensor {
+  change_tensors(stack, [&](const at::Tensor& argument, size_t) -> at::Tensor {
     dtype = at::autocast::prioritize(dtype, argument, device_type_);
     return {};
   });
@@ -88,7 +125,7 @@ c10::ScalarType RuledCall::widest(torch::jit::Stack* stack) const {
 
 bool RuledCall::all_float32(torch::jit::Stack* stack) const {
   bool all = true;
-  change_tensors(stack, castable_, [&](const at::Tensor& argument) -> at::Tensor {
+  change_tensors(stack, [&](const at::Tensor& argument, size_t) -> at::Tensor {
     if (at::autocast::is_eligible(argument, device_type_))
       all = all && argument.scalar_type() == c10::kFloat;
     return {};
@@ -105,12 +142,13 @@ void RuledCall::run(CastRule rule, RegionCastCache* cache, StandIn stand_in,
                     torch::jit::Stack* stack) const {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(autocast_key_);
   const auto low = at::autocast::get_autocast_dtype(device_type_);
+  LentStatistics lent;
   switch (rule) {
     case CastRule::lower_precision:
-      cast_all(low, cache, stand_in, stack);
+      lent = cast_all(low, cache, stand_in, stack);
       break;
     case CastRule::float32:
-      cast_all(c10::kFloat, cache, stand_in, stack);
+      lent = cast_all(c10::kFloat, cache, stand_in, stack);
       break;
     case CastRule::float32_set_dtype: {
       HALFSTEP_CHECK_USAGE(dtype_argument_, "OpPolicy",
@@ -130,10 +168,10 @@ void RuledCall::run(CastRule rule, RegionCastCache* cache, StandIn stand_in,
       return;
     }
     case CastRule::promote:
-      cast_all(widest(stack), cache, stand_in, stack);
+      lent = cast_all(widest(stack), cache, stand_in, stack);
       break;
     case CastRule::promote_or_lower:
-      cast_all(all_float32(stack) ? low : widest(stack), cache, stand_in, stack);
+      lent = cast_all(all_float32(stack) ? low : widest(stack), cache, stand_in, stack);
       break;
     case CastRule::banned:
       raise<UsageError>("OpPolicy", "the region's policy bans ", op_name(op_.operator_name()),
@@ -143,6 +181,7 @@ void RuledCall::run(CastRule rule, RegionCastCache* cache, StandIn stand_in,
       break;
   }
   op_.callBoxed(stack);
+  lent.give_back();
 }
 
 void RuledCall::fall_through(c10::DispatchKeySet keys, torch::jit::Stack* stack) const {
@@ -150,7 +189,7 @@ void RuledCall::fall_through(c10::DispatchKeySet keys, torch::jit::Stack* stack)
 }
 
 void RuledCall::use_stand_ins(StandIn stand_in, torch::jit::Stack* stack) const {
-  change_tensors(stack, castable_, [&](const at::Tensor& argument) -> at::Tensor {
+  change_tensors(stack, [&](const at::Tensor& argument, size_t) -> at::Tensor {
     if (!argument.defined() || argument.scalar_type() != c10::kFloat) return {};
     return stand_in(argument, device_type_);
   });

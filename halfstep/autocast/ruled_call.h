@@ -3,6 +3,7 @@
 #include "halfstep/autocast/cast_rule.h"
 #include "halfstep/autocast/region_cast_cache.h"
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -35,11 +36,24 @@ class RuledCall {
   }
 
  private:
+  /// Arguments of a batch norm that belong together: its running statistics, which it writes
+  /// without saying so in its schema, and the weight and bias, which must have their dtype.
+  struct BatchNorm {
+    std::vector<size_t> statistics, affine;
+    std::optional<size_t> training;  // whether it writes them
+    bool has_parameter(size_t argument) const {
+      return !statistics.empty() &&
+             std::find(affine.begin(), affine.end(), argument) != affine.end();
+    }
+  };
+  class LentStatistics;
+
   template <class Change>
-  static void change_tensors(torch::jit::Stack* stack, const std::vector<bool>& which,
-                             const Change& change);
-  void cast_all(c10::ScalarType dtype, RegionCastCache* cache, StandIn stand_in,
-                torch::jit::Stack* stack) const;
+  void change_tensors(torch::jit::Stack* stack, const Change& change) const;
+  c10::ScalarType parameter_dtype(c10::ScalarType dtype, torch::jit::Stack* stack) const;
+  LentStatistics lend_statistics(c10::ScalarType dtype, torch::jit::Stack* stack) const;
+  LentStatistics cast_all(c10::ScalarType dtype, RegionCastCache* cache, StandIn stand_in,
+                          torch::jit::Stack* stack) const;
   c10::ScalarType widest(torch::jit::Stack* stack) const;
   bool all_float32(torch::jit::Stack* stack) const;
   bool first_is_eligible(torch::jit::Stack* stack) const;
@@ -49,7 +63,7 @@ class RuledCall {
   c10::DispatchKeySet autocast_key_;
   c10::DispatchKeySet below_autocast_;
   std::vector<bool> castable_;
-  std::vector<bool> castable_to_low_;
+  BatchNorm batch_norm_;
   std::optional<size_t> dtype_argument_;
   std::optional<c10::OperatorHandle> overload_with_dtype_;
 };
