@@ -3,9 +3,11 @@
 #include "halfstep/autocast/front_kernel.h"
 #include "halfstep/autocast/half_rehearsal.h"
 
+#include <array>
 #include <atomic>
 #include <mutex>
 #include <string_view>
+#include <vector>
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/grad_mode.h>
@@ -38,6 +40,15 @@ constexpr Operation kOperations[] = {
     {"aten::baddbmm"},
     {"aten::baddbmm", "out", false},
     {"aten::baddbmm_"},
+    {"aten::mv"},
+    {"aten::mv", "out", false},
+    {"aten::addmv"},
+    {"aten::addmv", "out", false},
+    {"aten::addmv_"},
+    {"aten::dot"},
+    {"aten::dot", "out", false},
+    {"aten::vdot"},
+    {"aten::vdot", "out", false},
     {"aten::convolution"},
     {"aten::convolution_backward"},
     {"aten::_scaled_dot_product_flash_attention_for_cpu"},
@@ -84,17 +95,6 @@ bool may_be_float32(const c10::Argument& argument) {
   return argument.name() == "logsumexp" || argument.name() == "attn_mask";
 }
 
-/// Whether these are the arguments of a float16 op. What LibTorch refuses is its to refuse.
-bool all_half(const std::vector<c10::Argument>& arguments, const c10::IValue* values) {
-  if (!holds_tensor(values[0]) || !is_half(values[0])) return false;
-  for (size_t i = 1; i < arguments.size(); ++i) {
-    if (holds_tensor(values[i]) && values[i].toTensor().is_floating_point() &&
-        !is_half(values[i]) && !may_be_float32(arguments[i]))
-      return false;
-  }
-  return true;
-}
-
 /// Which argument the op writes into; the end where none.
 size_t written_argument(const std::vector<c10::Argument>& arguments) {
   size_t i = 0;
@@ -112,34 +112,87 @@ at::Tensor cast(const at::Tensor& from, c10::ScalarType dtype) {
   return result;
 }
 
+/// An `out` to compute into: in the layout of the user's, as that may change the last bit.
+at::Tensor empty_float(const at::Tensor& half) {
+  if (!half.is_non_overlapping_and_dense())
+    return at::empty({0}, half.options().dtype(c10::kFloat));
+  return at::detail::empty_strided_cpu(half.sizes(), half.strides(), c10::kFloat);
+}
+
+/// Float32 memory for the arguments of a call, kept for the thread's next one: to get it from the
+/// system each time costs a small network as much as the casts. At most 32 MiB a thread.
+class Scratch {
+ public:
+  /// `half` in float32, for as long as the call runs.
+  at::Tensor cast_up(const at::Tensor& half, size_t argument) {
+    const auto bytes = static_cast<size_t>(half.numel()) * sizeof(float);
+    if (argument >= slots_.size() || bytes == 0 || bytes > kLargest ||
+        !half.is_non_overlapping_and_dense())
+      return cast(half, c10::kFloat);
+    auto& slot = slots_[argument];
+    // Somebody may have kept what he was given.
+    if (!slot || slot.use_count() != 1 || slot.nbytes() < bytes)
+      slot = at::detail::empty_cpu({half.numel()}, c10::kFloat).storage();
+    auto result = at::detail::make_tensor<c10::TensorImpl>(
+        c10::Storage(slot), c10::DispatchKeySet(c10::DispatchKey::CPU),
+        caffe2::TypeMeta::Make<float>());
+    result.unsafeGetTensorImpl()->set_sizes_and_strides(half.sizes(), half.strides());
+    at::native::copy_(result, half);
+    return result;
+  }
+
+ private:
+  static constexpr size_t kLargest = 8 << 20;
+  std::array<c10::Storage, 4> slots_;
+};
+
 class RehearsedKernel final : public FrontKernel {
  public:
+  explicit RehearsedKernel(const c10::FunctionSchema& schema)
+      : arguments_(schema.arguments().size()),
+        written_(written_argument(schema.arguments())),
+        writes_out_(written_ < arguments_ && schema.arguments()[written_].is_out()) {
+    for (const auto& argument : schema.arguments())
+      may_be_float32_.push_back(may_be_float32(argument));
+    for (const auto& result : schema.returns()) stays_float32_.push_back(may_be_float32(result));
+  }
+
   void call(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack,
             const c10::SafeKernelFunction& stock) override {
-    const auto& arguments = op.schema().arguments();
-    auto* values = stack->data() + stack->size() - arguments.size();
-    if (!all_half(arguments, values) || !rehearses_here()) {
+    auto* values = stack->data() + stack->size() - arguments_;
+    if (!all_half(values) || !rehearses_here()) {
       stock.callBoxed(op, keys, stack);
       return;
     }
     operations.fetch_add(1, std::memory_order_relaxed);
-    const size_t written = written_argument(arguments);
-    const auto target = written < arguments.size() ? values[written].toTensor() : at::Tensor();
-    for (size_t i = 0; i < arguments.size(); ++i) {
+    thread_local Scratch scratch;
+    const auto target = written_ < arguments_ ? values[written_].toTensor() : at::Tensor();
+    for (size_t i = 0; i < arguments_; ++i) {
       if (!holds_tensor(values[i]) || !is_half(values[i])) continue;
       const auto& half = values[i].toTensor();
-      const bool is_out = i == written && arguments[i].is_out();
-      values[i] =
-          is_out ? at::empty({0}, half.options().dtype(c10::kFloat)) : cast(half, c10::kFloat);
+      const bool is_result = i == written_;
+      values[i] = is_result && writes_out_ ? empty_float(half)
+                  : is_result              ? cast(half, c10::kFloat)
+                                           : scratch.cast_up(half, i);
     }
     stock.callBoxed(op, keys, stack);
-    round_results(op.schema().returns(), target, *stack);
+    round_results(target, *stack);
   }
 
  private:
-  static void round_results(const std::vector<c10::Argument>& returns, const at::Tensor& target,
-                            torch::jit::Stack& stack) {
-    auto* results = stack.data() + stack.size() - returns.size();
+  /// Whether these are the arguments of a float16 op. What LibTorch refuses is its to refuse.
+  bool all_half(const c10::IValue* values) const {
+    if (!holds_tensor(values[0]) || !is_half(values[0])) return false;
+    for (size_t i = 1; i < arguments_; ++i) {
+      if (holds_tensor(values[i]) && values[i].toTensor().is_floating_point() &&
+          !is_half(values[i]) && !may_be_float32_[i])
+        return false;
+    }
+    return true;
+  }
+
+  void round_results(const at::Tensor& target, torch::jit::Stack& stack) const {
+    auto* results = stack.data() + stack.size() - stays_float32_.size();
     if (target.defined()) {
       const auto computed = results[0].toTensor();
       at::native::resize_output(target, computed.sizes());
@@ -147,34 +200,45 @@ class RehearsedKernel final : public FrontKernel {
       results[0] = target;
       return;
     }
-    for (size_t i = 0; i < returns.size(); ++i) {
+    for (size_t i = 0; i < stays_float32_.size(); ++i) {
       if (holds_tensor(results[i]) && results[i].toTensor().is_floating_point() &&
-          !may_be_float32(returns[i]))
+          !stays_float32_[i])
         results[i] = cast(results[i].toTensor(), c10::kHalf);
     }
   }
+
+  size_t arguments_, written_;
+  bool writes_out_;
+  std::vector<bool> may_be_float32_, stays_float32_;
 };
 
 /// Marks the nodes that LibTorch's autograd kernel makes for rehearsed ops.
 class MarkingKernel final : public FrontKernel {
  public:
+  explicit MarkingKernel(const c10::FunctionSchema& schema)
+      : arguments_(schema.arguments().size()),
+        results_(schema.returns().size()),
+        in_place_(written_argument(schema.arguments()) == 0) {}
+
   void call(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack,
             const c10::SafeKernelFunction& stock) override {
-    const auto& first = torch::jit::peek(*stack, 0, op.schema().arguments().size());
+    const auto& first = torch::jit::peek(*stack, 0, arguments_);
     const bool marks =
         holds_tensor(first) && is_half(first) && at::GradMode::is_enabled() && rehearses_here();
     stock.callBoxed(op, keys, stack);
     if (!marks) return;
-    for (const auto& result : torch::jit::last(*stack, op.schema().returns().size())) {
+    for (const auto& result : torch::jit::last(*stack, results_)) {
       if (!holds_tensor(result)) continue;
       const auto& tensor = result.toTensor();
       // The node that computes in place on a view is its base's.
-      const auto node = written_argument(op.schema().arguments()) == 0 && tensor.is_view()
-                            ? tensor._base().grad_fn()
-                            : tensor.grad_fn();
+      const auto node = in_place_ && tensor.is_view() ? tensor._base().grad_fn() : tensor.grad_fn();
       if (node && !is_marked(*node)) node->add_pre_hook(std::make_unique<Mark>());
     }
   }
+
+ private:
+  size_t arguments_, results_;
+  bool in_place_;
 };
 
 }  // namespace
@@ -185,9 +249,10 @@ void register_rehearsal_kernels() {
     for (const auto& operation : kOperations) {
       const auto op =
           c10::Dispatcher::singleton().findSchemaOrThrow(operation.name, operation.overload);
-      put_in_front(op, c10::DispatchKey::CPU, std::make_unique<RehearsedKernel>());
+      put_in_front(op, c10::DispatchKey::CPU, std::make_unique<RehearsedKernel>(op.schema()));
       if (operation.differentiable)
-        put_in_front(op, c10::DispatchKey::AutogradCPU, std::make_unique<MarkingKernel>());
+        put_in_front(op, c10::DispatchKey::AutogradCPU,
+                     std::make_unique<MarkingKernel>(op.schema()));
     }
   });
 }

@@ -16,6 +16,9 @@
 #include <ATen/cpu/Utils.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/util/ScopeExit.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 #include <torch/cuda.h>
 
 namespace halfstep {
@@ -57,6 +60,12 @@ LowPrecisionSupport low_precision_support(c10::Device device) {
 
 double measure_product_cost(c10::Device device, c10::ScalarType dtype) {
   const at::NoGradGuard no_grad;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  // Rehearsals live there.
+  const auto restore = c10::make_scope_exit([state = c10::ThreadLocalDebugInfo::current()] {
+    c10::ThreadLocalDebugInfo::_forceCurrentDebugInfo(state);
+  });
+  c10::ThreadLocalDebugInfo::_forceCurrentDebugInfo(nullptr);
   const double in_float32 = product_seconds(device, c10::kFloat);
   return product_seconds(device, dtype) / in_float32;
 }
@@ -74,6 +83,12 @@ std::string missing_support_notice(const LowPrecisionSupport& support, c10::Scal
     text << "expect less memory, not more speed";
   }
   return text.str();
+}
+
+std::string missing_support_notice(c10::Device device, c10::ScalarType dtype) {
+  const auto support = low_precision_support(device);
+  if (support.has(dtype)) return "";
+  return missing_support_notice(support, dtype, measure_product_cost(device, dtype));
 }
 
 }  // namespace halfstep

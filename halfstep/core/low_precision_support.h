@@ -25,7 +25,8 @@ struct LowPrecisionSupport {
 LowPrecisionSupport low_precision_support(c10::Device device);
 
 /// How many times as long as in float32 a product of two 256 × 256 matrices takes in `dtype`,
-/// measured here and now in some milliseconds. Syncs with the device.
+/// measured here and now in some milliseconds, as if outside of any autocast region and rehearsal.
+/// Syncs with the device.
 double measure_product_cost(c10::Device device, c10::ScalarType dtype);
 
 /// What to tell who wants to compute in `dtype`: "this CPU has no instructions for bfloat16: a
@@ -33,5 +34,8 @@ double measure_product_cost(c10::Device device, c10::ScalarType dtype);
 /// Empty where the device has the type.
 std::string missing_support_notice(const LowPrecisionSupport& support, c10::ScalarType dtype,
                                    double cost);
+
+/// The same with what is found and measured here; measures only where the device lacks the type.
+std::string missing_support_notice(c10::Device device, c10::ScalarType dtype);
 
 }  // namespace halfstep

@@ -212,6 +212,44 @@ const Case kCases[] = {
            into(in[0].clone(), [&](auto& self) { self.baddbmm_(in[1], in[2], 0.5, 2); })};
      },
      2},
+    {"mv",
+     [] {
+       return Tensors{half({17, 33}), half({33})};
+     },
+     [](const Tensors& in) {
+       return Tensors{at::mv(in[0], in[1]), into(at::empty({0}, in[0].options()), [&](auto& out) {
+                        at::mv_out(out, in[0], in[1]);
+                      })};
+     },
+     2},
+    {"mv_transposed",
+     [] {
+       return Tensors{half({33, 17}).t(), half({66}).slice(0, 0, 66, 2)};
+     },
+     [](const Tensors& in) { return Tensors{at::mv(in[0], in[1])}; }},
+    {"addmv",
+     [] {
+       return Tensors{half({17}), half({17, 33}), half({33})};
+     },
+     [](const Tensors& in) {
+       return Tensors{at::addmv(in[0], in[1], in[2], 0.3, -1.7),
+                      into(at::empty({0}, in[0].options()),
+                           [&](auto& out) { at::addmv_out(out, in[0], in[1], in[2]); }),
+                      into(in[0].clone(), [&](auto& self) { self.addmv_(in[1], in[2], 0.5, 2); })};
+     },
+     3},
+    {"dot",
+     [] {
+       return Tensors{half({1000}), half({1000})};
+     },
+     [](const Tensors& in) {
+       return Tensors{at::dot(in[0], in[1]), at::vdot(in[0], in[1]),
+                      into(at::empty({0}, in[0].options()),
+                           [&](auto& out) { at::dot_out(out, in[0], in[1]); }),
+                      into(at::empty({0}, in[0].options()),
+                           [&](auto& out) { at::vdot_out(out, in[0], in[1]); })};
+     },
+     4},
     {"conv2d",
      [] {
        return Tensors{half({3, 4, 11, 9}), half({6, 4, 3, 3})};

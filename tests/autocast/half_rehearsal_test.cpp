@@ -2,6 +2,7 @@
 
 #include "halfstep/autocast/autocast.h"
 #include "halfstep/autocast/propagate.h"
+#include "halfstep/core/low_precision_support.h"
 #include "halfstep/inspect/dtype_counter.h"
 #include "halfstep/nn/attention.h"
 
@@ -233,14 +234,15 @@ TEST(HalfRehearsalDeathTest, EndsInOrder) {
         const HalfRehearsal second;
         first.reset();
       },
-      "\\[HalfRehearsal\\] a rehearsal must end .* keep the guard on the stack");
+      "\\[HalfRehearsal\\] a guard must end .* keep it on the stack");
 }
 
 /// Every product and convolution that ran in float16 was rehearsed.
 void expect_all_rehearsed(const inspect::DtypeReport& report, int64_t uses) {
   int64_t half_operations = 0;
-  for (const char* op : {"mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "convolution",
-                         "mkldnn_rnn_layer", "_scaled_dot_product_flash_attention_for_cpu"}) {
+  for (const char* op :
+       {"mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "mv", "dot", "convolution",
+        "mkldnn_rnn_layer", "_scaled_dot_product_flash_attention_for_cpu"}) {
     const auto found = report.ops.find(op);
     if (found == report.ops.end()) continue;
     const auto in_half = found->second.find(torch::kHalf);
@@ -268,6 +270,8 @@ TEST(HalfRehearsalEntries, RunUnderAutocast) {
       {"nn::Linear 3-D", [&](const auto&) { return linear(x3); }},
       {"linear 2-D", [&](const auto&) { return at::linear(x2, weight); }},
       {"linear 3-D", [&](const auto&) { return at::linear(x3, weight, linear->bias); }},
+      {"matmul 2-D by 1-D", [&](const auto&) { return at::matmul(x2, weight[0]); }},
+      {"matmul 1-D by 1-D", [&](const auto&) { return at::matmul(x2[0], weight[0]); }},
       {"matmul 3-D", [&](const auto&) { return at::matmul(x3, weight.t()); }},
       {"matmul 4-D",
        [&](const auto&) { return at::matmul(x3.unsqueeze(1), x3.unsqueeze(1).mT()); }},
@@ -301,9 +305,29 @@ TEST(HalfRehearsalEntries, RunUnderAutocast) {
     if (model.name != std::string("conv2d")) {
       EXPECT_LT((y.to(torch::kFloat) - exact).abs().max().item<double>(), 0.02);
     }
-    if (!y.requires_grad()) continue;
+    // The backward of dot is no product.
+    if (!y.requires_grad() || model.name == std::string("matmul 1-D by 1-D")) continue;
     EXPECT_GT(uses_of([&] { y.to(torch::kFloat).sum().backward(); }), 0);
   }
+}
+
+// What a product costs is asked of the hardware: the surroundings don't count.
+TEST(HalfRehearsal, IsNoPartOfAProductsCost) {
+  const auto products = [](const inspect::DtypeReport& report, c10::ScalarType dtype) {
+    const auto& found = report.ops.at("mm");
+    return found.contains(dtype) ? found.at(dtype) : 0;
+  };
+  const HalfRehearsal rehearsal;
+  const Autocast autocast(AutocastOptions(torch::kCPU)
+                              .dtype(torch::kBFloat16)
+                              .policy(OpPolicy().set("mm", CastRule::lower_precision)));
+  const inspect::DtypeCounter counter;
+  EXPECT_EQ(uses_of([] { measure_product_cost(torch::kCPU, torch::kHalf); }), 0);
+  const auto report = counter.report();
+  EXPECT_GT(products(report, torch::kHalf), 0);
+  EXPECT_EQ(products(report, torch::kFloat), products(report, torch::kHalf));
+  EXPECT_EQ(products(report, torch::kBFloat16), 0);
+  EXPECT_TRUE(HalfRehearsal::is_enabled()) << "and all is as before";
 }
 
 TEST(HalfRehearsalOnCuda, DoesNothing) {
