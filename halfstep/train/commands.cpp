@@ -21,10 +21,8 @@ void print_setting(c10::Device device, const AmpSettings& amp) {
   fmt::print("device {}, dtype {}, loss scale {}\n", describe_device(device), amp.describe_dtype(),
              amp.describe_scale());
   if (!amp.enabled || amp.rehearses()) return;
-  const auto support = low_precision_support(device);
-  if (support.has(amp.dtype)) return;
-  fmt::print("note: {}\n",
-             missing_support_notice(support, amp.dtype, measure_product_cost(device, amp.dtype)));
+  if (const auto notice = missing_support_notice(device, amp.dtype); !notice.empty())
+    fmt::print("note: {}\n", notice);
 }
 
 void print_run(const Trainer& trainer, const RunOptions& options, const std::string& config_name) {

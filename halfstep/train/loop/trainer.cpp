@@ -5,6 +5,7 @@
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
 #include "halfstep/inspect/precision_recorder.h"
+#include "halfstep/core/low_precision_support.h"
 #include "halfstep/train/data/to_device.h"
 #include "halfstep/train/files/atomic_file.h"
 #include "halfstep/train/loop/precision_json.h"
@@ -211,6 +212,9 @@ bool Trainer::check_overflows() {
   std::cerr << "warning: the loss scale is off from now on and the layers run in "
             << parts_.amp.describe_dtype() << ", because " << place() << " " << diagnosis->what()
             << "\n";
+  if (!parts_.amp.enabled) return true;
+  if (const auto notice = missing_support_notice(device_, parts_.amp.dtype); !notice.empty())
+    std::cerr << "note: " << notice << "\n";
   return true;
 }
 
