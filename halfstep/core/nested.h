@@ -179,7 +179,7 @@ void visit_tensors(const Visit& visit, const Nest& nest) {
 template <class... Nests>
 std::optional<c10::DeviceType> first_device_type(const Nests&... nests) {
   std::optional<c10::DeviceType> first;
-  const auto look = [&](const at::Tensor& tensor) {
+  [[maybe_unused]] const auto look = [&](const at::Tensor& tensor) {
     if (!first && tensor.defined()) first = tensor.device().type();
   };
   (visit_tensors(look, nests), ...);
