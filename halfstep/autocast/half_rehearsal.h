@@ -35,7 +35,7 @@ namespace halfstep {
 ///
 /// The first one registers kernels for the process: each call of these operations costs about 0.1
 /// µs more from then on, without a rehearsal too. No other thread may compute while it is made.
-/// Each thread that rehearsed keeps up to 32 MiB for its next casts.
+/// Each thread that rehearsed keeps up to 40 MiB for its next casts.
 class [[nodiscard]] HalfRehearsal {
  public:
   explicit HalfRehearsal(bool enabled = true);

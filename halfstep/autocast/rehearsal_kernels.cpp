@@ -6,7 +6,9 @@
 #include <array>
 #include <atomic>
 #include <mutex>
+#include <optional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <ATen/EmptyTensor.h>
@@ -120,7 +122,7 @@ at::Tensor empty_float(const at::Tensor& half) {
 }
 
 /// Float32 memory for the arguments of a call, kept for the thread's next one: to get it from the
-/// system each time costs a small network as much as the casts. At most 32 MiB a thread.
+/// system each time costs a small network as much as the casts. At most 40 MiB a thread.
 class Scratch {
  public:
   /// `half` in float32, for as long as the call runs.
@@ -133,23 +135,40 @@ class Scratch {
     // Somebody may have kept what he was given.
     if (!slot || slot.use_count() != 1 || slot.nbytes() < bytes)
       slot = at::detail::empty_cpu({half.numel()}, c10::kFloat).storage();
-    auto result = at::detail::make_tensor<c10::TensorImpl>(
-        c10::Storage(slot), c10::DispatchKeySet(c10::DispatchKey::CPU),
-        caffe2::TypeMeta::Make<float>());
+    auto result = make_float(slot);
     result.unsafeGetTensorImpl()->set_sizes_and_strides(half.sizes(), half.strides());
     at::native::copy_(result, half);
     return result;
   }
 
+  /// An empty tensor for a float32 result, to be resized.
+  at::Tensor result() {
+    if (!result_ || result_.use_count() != 1 || result_.nbytes() > kLargest)
+      result_ = at::detail::empty_cpu({0}, c10::kFloat).storage();
+    auto empty = make_float(result_);
+    empty.unsafeGetTensorImpl()->set_sizes_contiguous({0});
+    return empty;
+  }
+
  private:
+  static at::Tensor make_float(const c10::Storage& memory) {
+    return at::detail::make_tensor<c10::TensorImpl>(c10::Storage(memory),
+                                                    c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                                    caffe2::TypeMeta::Make<float>());
+  }
+
   static constexpr size_t kLargest = 8 << 20;
   std::array<c10::Storage, 4> slots_;
+  c10::Storage result_;
 };
 
 class RehearsedKernel final : public FrontKernel {
  public:
-  explicit RehearsedKernel(const c10::FunctionSchema& schema)
-      : arguments_(schema.arguments().size()),
+  /// `into`: LibTorch's kernel of the op that writes the same result into one more argument, if
+  /// any.
+  RehearsedKernel(const c10::FunctionSchema& schema, std::optional<c10::SafeKernelFunction> into)
+      : into_(std::move(into)),
+        arguments_(schema.arguments().size()),
         written_(written_argument(schema.arguments())),
         writes_out_(written_ < arguments_ && schema.arguments()[written_].is_out()) {
     for (const auto& argument : schema.arguments())
@@ -175,7 +194,12 @@ class RehearsedKernel final : public FrontKernel {
                   : is_result              ? cast(half, c10::kFloat)
                                            : scratch.cast_up(half, i);
     }
-    stock.callBoxed(op, keys, stack);
+    if (into_) {
+      stack->emplace_back(scratch.result());
+      into_->callBoxed(op, keys, stack);
+    } else {
+      stock.callBoxed(op, keys, stack);
+    }
     round_results(target, *stack);
   }
 
@@ -207,6 +231,7 @@ class RehearsedKernel final : public FrontKernel {
     }
   }
 
+  std::optional<c10::SafeKernelFunction> into_;
   size_t arguments_, written_;
   bool writes_out_;
   std::vector<bool> may_be_float32_, stays_float32_;
@@ -241,6 +266,17 @@ class MarkingKernel final : public FrontKernel {
   bool in_place_;
 };
 
+/// The kernel of `mm.out` for `mm`, and the like.
+std::optional<c10::SafeKernelFunction> kernel_into(const Operation& operation) {
+  const std::string_view name = operation.name;
+  if (*operation.overload != 0 ||
+      (name != "aten::mm" && name != "aten::addmm" && name != "aten::bmm"))
+    return std::nullopt;
+  return c10::Dispatcher::singleton()
+      .findSchemaOrThrow(operation.name, "out")
+      .getComputedKernelForDispatchKey(c10::DispatchKey::CPU);
+}
+
 }  // namespace
 
 void register_rehearsal_kernels() {
@@ -249,7 +285,8 @@ void register_rehearsal_kernels() {
     for (const auto& operation : kOperations) {
       const auto op =
           c10::Dispatcher::singleton().findSchemaOrThrow(operation.name, operation.overload);
-      put_in_front(op, c10::DispatchKey::CPU, std::make_unique<RehearsedKernel>(op.schema()));
+      put_in_front(op, c10::DispatchKey::CPU,
+                   std::make_unique<RehearsedKernel>(op.schema(), kernel_into(operation)));
       if (operation.differentiable)
         put_in_front(op, c10::DispatchKey::AutogradCPU,
                      std::make_unique<MarkingKernel>(op.schema()));
