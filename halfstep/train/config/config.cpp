@@ -2,6 +2,7 @@
 
 #include "halfstep/core/error.h"
 #include "halfstep/core/nearest.h"
+#include "halfstep/train/config/inherit.h"
 #include "halfstep/train/config/node.h"
 #include "halfstep/train/config/parse.h"
 #include "halfstep/train/config/read.h"
@@ -65,6 +66,29 @@ std::shared_ptr<ConfigNode> mapping_of(const ConfigNode::Entry& entry) {
   return entry.value;
 }
 
+std::string read_file(const std::filesystem::path& file) {
+  const auto refuse = [&](const std::string& why) {
+    halfstep::detail::raise<EnvironmentError>(
+        "config", "must be a file that can be read, but got '", file.string(), "' (", why,
+        "); check its path and permissions");
+  };
+  if (file.extension() == ".py")
+    halfstep::detail::raise<UsageError>(
+        "config", "must be a YAML file, but got '", file.string(),
+        "'; tools/mm_config_to_yaml.py turns Python configs of MMEngine and MMCV into YAML");
+  std::error_code ignored;
+  if (std::filesystem::is_directory(file, ignored)) refuse("is a directory");
+  errno = 0;
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream) refuse(std::strerror(errno));
+  // One byte more than parse_yaml() takes: enough for it to refuse.
+  std::string text(detail::max_yaml_bytes + 1, '\0');
+  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (stream.bad()) refuse(std::strerror(errno));
+  text.resize(static_cast<size_t>(stream.gcount()));
+  return text;
+}
+
 void check_all_read(const ConfigNode& node) {
   for (const auto& entry : node.entries) {
     if (node.allowed.contains(entry.key)) continue;
@@ -84,30 +108,11 @@ void check_all_read(const ConfigNode& node) {
 }  // namespace
 
 Config Config::load(const std::filesystem::path& file) {
-  const auto refuse = [&](const std::string& why) {
-    halfstep::detail::raise<EnvironmentError>(
-        "config", "must be a file that can be read, but got '", file.string(), "' (", why,
-        "); check its path and permissions");
-  };
-  std::error_code ignored;
-  if (std::filesystem::is_directory(file, ignored)) refuse("is a directory");
-  errno = 0;
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream) refuse(std::strerror(errno));
-  // One byte more than parse_yaml() takes: enough for it to refuse.
-  std::string text(detail::max_yaml_bytes + 1, '\0');
-  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (stream.bad()) refuse(std::strerror(errno));
-  text.resize(static_cast<size_t>(stream.gcount()));
-  return parse(text, file.string());
+  return Config(detail::parse_inheriting(read_file(file), file, read_file));
 }
 
 Config Config::parse(const std::string& text, const std::string& name) {
-  auto root = detail::parse_yaml(text, name);
-  if (!root || root->kind != Kind::mapping)
-    raise_at(root ? root->place : detail::Place{name}, "must hold a mapping (key: value), but got ",
-             root ? describe(*root) : "nothing");
-  return Config(std::move(root));
+  return Config(detail::parse_alone(text, name));
 }
 
 bool Config::has(const std::string& key) {

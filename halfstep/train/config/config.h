@@ -32,7 +32,9 @@ concept ConfigValue =
 /// filled in.
 ///
 /// One plain YAML document: no anchors, aliases, merge keys or tags, keys are text, at most 1 MiB
-/// and 64 levels. A key given twice is an error, a null value is as good as no value.
+/// and 64 levels. A key given twice is an error, a null value is as good as no value. `{{$NAME:5}}`
+/// takes a value from the environment, and a file inherits others through `_base_`: docs/config.md
+/// says how. What is inherited keeps its own file and line in messages.
 ///
 /// A Config is a handle: copies and children share one tree. Not thread-safe.
 ///
@@ -43,17 +45,23 @@ concept ConfigValue =
 ///   config.finish();
 class Config {
  public:
-  /// Reads a YAML file. Throws EnvironmentError where it can't be read, UsageError with file and
-  /// line where it is not YAML, not a mapping, or names a key twice.
+  /// Reads a YAML file and the files in its `_base_`. Throws EnvironmentError where it can't be
+  /// read, UsageError with file and line where it is not YAML, not a mapping, names a key twice or
+  /// inherits what it can't.
+  ///
+  /// Difference from Python: of MMEngine's formats YAML alone; a text with {{ that is no expression
+  /// is an error, and _delete_ where nothing is inherited, too.
   static Config load(const std::filesystem::path& file);
 
-  /// Reads YAML text; `name` stands for the file in messages. Throws UsageError as load() does.
+  /// Reads YAML text, which can't inherit; `name` stands for the file in messages. Throws
+  /// UsageError as load() does.
   static Config parse(const std::string& text, const std::string& name = "<text>");
 
-  /// Applies `key.key=value` (value in YAML: 3, 1e-3, bf16, [1, 2]); a number as key picks a list's
-  /// element. Makes a key that is missing: whether it is allowed is found at `finish()`, which
-  /// names the option as its place. Replaces the value whole, so call it before reading: handles to
-  /// a replaced mapping no longer belong to the tree.
+  /// Applies `key.key=value`: 3, 1e-3, True, None, bf16, 'a text', 1,2 or [1, 2] or (1, 2), {a: 1}
+  /// (docs/config.md has the grammar); a number as key picks a list's element. Makes a key that is
+  /// missing: whether it is allowed is found at `finish()`, which names the option as its place.
+  /// Replaces the value whole, so call it before reading: handles to a replaced mapping no longer
+  /// belong to the tree.
   void override_with(const std::string& assignment);
 
   /// True if the key is given and not null. Declares it allowed.

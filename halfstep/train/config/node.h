@@ -1,6 +1,7 @@
 #pragma once
 #include "halfstep/core/error.h"
 
+#include <algorithm>
 #include <memory>
 #include <set>
 #include <string>
@@ -45,6 +46,11 @@ inline std::string in_path(const ConfigPathPtr& path) {
   return path ? " in " + path_text(path) : "";
 }
 
+/// How many keys lead to a value.
+inline size_t length_of(const ConfigPathPtr& path) {
+  return path ? 1 + length_of(path->parent) : 0;
+}
+
 /// One value of a config, as parsed: the tree behind Config.
 struct ConfigNode {
   enum class Kind { null, scalar, list, mapping };
@@ -56,6 +62,13 @@ struct ConfigNode {
 
   std::string text;     // of a scalar
   bool quoted = false;  // "5" is no number
+
+  // Of a scalar with {{…}} that substitute() has not put a value in place of yet.
+  struct Piece {
+    std::string text;
+    bool is_expression;  // text stands between {{ and }}
+  };
+  std::vector<Piece> pieces;
 
   std::vector<std::shared_ptr<ConfigNode>> items;  // of a list
   std::vector<Entry> entries;                      // of a mapping, in the file's order
@@ -77,6 +90,15 @@ inline ConfigNode::Entry* ConfigNode::find(const std::string& key) {
   for (auto& entry : entries)
     if (entry.key == key) return &entry;
   return nullptr;
+}
+
+/// How many mappings and lists lie within each other: 0 for a scalar.
+inline size_t depth_of(const ConfigNode& node) {
+  size_t deepest = 0;
+  for (const auto& entry : node.entries) deepest = std::max(deepest, depth_of(*entry.value));
+  for (const auto& item : node.items) deepest = std::max(deepest, depth_of(*item));
+  const bool holds = node.kind == ConfigNode::Kind::mapping || node.kind == ConfigNode::Kind::list;
+  return deepest + (holds ? 1 : 0);
 }
 
 }  // namespace halfstep::train::detail

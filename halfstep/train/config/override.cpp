@@ -1,9 +1,11 @@
 #include "halfstep/train/config/config.h"
 #include "halfstep/train/config/node.h"
+#include "halfstep/train/config/option_value.h"
 #include "halfstep/train/config/parse.h"
 #include "halfstep/train/config/write.h"
 
 #include <charconv>
+#include <functional>
 
 namespace halfstep::train {
 namespace {
@@ -50,12 +52,13 @@ std::shared_ptr<ConfigNode>& slot(ConfigNode& parent, const std::string& key,
   return entry->value;
 }
 
-void assign(ConfigNode& parent, const std::string& key, const std::string& yaml,
-            const detail::Place& place) {
+void assign(ConfigNode& parent, const std::string& key, const detail::Place& place,
+            const std::function<std::shared_ptr<ConfigNode>(const detail::ConfigPathPtr&)>& make) {
   auto& value = slot(parent, key, place);
-  auto parsed = detail::parse_yaml(yaml, place.file, false, value->path);
-  if (!parsed) raise_at(place, "must have a value; write null for none");
-  value = std::move(parsed);
+  auto made = make(value->path);
+  if (length_of(value->path) + depth_of(*made) > detail::max_depth)
+    raise_at(place, "is nested deeper than ", detail::max_depth, " levels");
+  value = std::move(made);
   if (auto* entry = parent.find(key)) entry->place = place;
 }
 
@@ -68,7 +71,12 @@ void Config::override_with(const std::string& assignment) {
   const std::string path = assignment.substr(0, equals);
   const detail::Place place{"--cfg-options " + path};
   const auto keys = split_path(path);
-  for (const auto& key : keys) detail::check_key(key, place);
+  for (const auto& key : keys) {
+    detail::check_key(key, place);
+    if (key == "_base_" || key == "_delete_")
+      detail::raise_at(place, key, " must stand in a file; here a whole mapping is replaced by ",
+                       "key={...}");
+  }
 
   auto parent = node_;
   for (size_t i = 0; i + 1 < keys.size(); ++i) {
@@ -82,14 +90,20 @@ void Config::override_with(const std::string& assignment) {
     }
     parent = value;
   }
-  assign(*parent, keys.back(), assignment.substr(equals + 1), place);
+  assign(*parent, keys.back(), place, [&](const detail::ConfigPathPtr& below) {
+    return detail::parse_option_value(assignment.substr(equals + 1), place, below);
+  });
 }
 
 void Config::set(const std::string& key, const std::string& yaml_value,
                  const std::string& place_name) {
   const detail::Place place{place_name};
   detail::check_key(key, place);
-  assign(*node_, key, yaml_value, place);
+  assign(*node_, key, place, [&](const detail::ConfigPathPtr& path) {
+    auto value = detail::parse_yaml(yaml_value, place_name, false, path);
+    if (!value) raise_at(place, "must have a value; write null for none");
+    return value;
+  });
 }
 
 }  // namespace halfstep::train

@@ -1,6 +1,7 @@
 #include "halfstep/train/config/parse.h"
 
 #include "halfstep/core/error.h"
+#include "halfstep/train/config/expression.h"
 
 #include <algorithm>
 #include <map>
@@ -17,8 +18,6 @@ namespace halfstep::train::detail {
 namespace {
 
 using Kind = ConfigNode::Kind;
-
-constexpr size_t max_depth = 64;
 
 // Length of the well-formed UTF-8 character at the front, 0 if there is none.
 size_t utf8_length(std::string_view text) {
@@ -41,25 +40,16 @@ bool is_control(char c) {
   return static_cast<unsigned char>(c) < 0x20 || c == 0x7F;
 }
 
-// yaml-cpp replaces malformed UTF-8, takes byte 4 for the end of the text and skips lines that
-// begin with %, all in silence.
-void check_characters(const std::string& text, const Place& start) {
+// yaml-cpp skips lines that begin with % in silence.
+void check_directives(const std::string& text, const Place& start) {
   Place place = start;
-  std::string_view rest = text;
   bool line_begins = true;
-  while (!rest.empty()) {
-    const size_t length = utf8_length(rest);
-    if (length == 0) raise_at(place, "must be UTF-8 text, but is not");
-    const char c = rest[0];
-    if (is_control(c) && c != '\n' && c != '\r' && c != '\t')
-      raise_at(place, "must be text, but got control character ", static_cast<int>(c),
-               "; write it as an escape in double quotes");
+  for (const char c : text) {
     if (c == '%' && line_begins)
       raise_at(place,
                "a line must not begin with %; comments begin with #, directives are refused");
     line_begins = c == '\n';
     if (line_begins && place.line > 0) ++place.line;
-    rest.remove_prefix(length);
   }
 }
 
@@ -83,8 +73,13 @@ size_t scalar_end(std::string_view text, size_t begin, size_t plain_length) {
 // value (the next line becomes it).
 class TreeBuilder : public YAML::EventHandler {
  public:
-  TreeBuilder(std::string_view text, std::string file, bool lines, ConfigPathPtr path)
-      : text_(text), file_(std::move(file)), lines_(lines), path_(std::move(path)) {}
+  TreeBuilder(std::string_view text, std::vector<Expression> expressions, std::string file,
+              bool lines, ConfigPathPtr path)
+      : text_(text),
+        expressions_(std::move(expressions)),
+        file_(std::move(file)),
+        lines_(lines),
+        path_(std::move(path)) {}
 
   std::shared_ptr<ConfigNode> root() const { return root_; }
   Place place(const YAML::Mark& mark) const { return {file_, lines_ ? mark.line + 1 : 0}; }
@@ -111,8 +106,9 @@ class TreeBuilder : public YAML::EventHandler {
     }
     check_indent(mark);
     const auto node = add(Kind::scalar, mark, tag, anchor);
-    node->text = value;
     node->quoted = tag == "!";
+    if (lines_) node->pieces = pieces(mark, value, end);
+    if (node->pieces.empty()) node->text = value;
   }
   void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                        YAML::EmitterStyle::value style) override {
@@ -151,6 +147,43 @@ class TreeBuilder : public YAML::EventHandler {
       refuse(mark, "tags are not supported, but got '" + tag + "'; leave it out");
   }
 
+  // The pieces of a scalar that ends at `end` if it is quoted; none where it has no expression.
+  std::vector<ConfigNode::Piece> pieces(const YAML::Mark& mark, const std::string& value,
+                                        size_t end) const {
+    const auto begin = static_cast<size_t>(mark.pos);
+    const char first = begin < text_.size() ? text_[begin] : '\0';
+    if ((first == '|' || first == '>') && value.find(hidden) != value.npos)
+      refuse(mark, "{{...}} must not stand in a block text (| or >); write it in quotes");
+    // The others have neither comments nor escapes in which a hidden character could stand.
+    const bool escapes = first == '"';
+    auto next = std::lower_bound(expressions_.begin(), expressions_.end(), begin,
+                                 [](const auto& e, size_t at) { return e.begin < at; });
+    const auto here = [&] { return next != expressions_.end() && (!escapes || next->begin < end); };
+    std::vector<ConfigNode::Piece> found;
+    size_t at = 0;
+    bool any = false;
+    while (here()) {
+      const size_t hole = value.find(hidden, at);
+      if (hole == value.npos) break;
+      any = true;
+      if (hole > at) found.push_back({value.substr(at, hole - at), false});
+      if (value.find_first_not_of(hidden, hole) < hole + next->length ||
+          hole + next->length > value.size())
+        refuse(mark, "a text with {{...}} must not have the escape \\x01");
+      found.push_back({next->content, true});
+      at = hole + next->length;
+      ++next;
+    }
+    if (at < value.size()) found.push_back({value.substr(at), false});
+    if (escapes && any && (here() || value.find(hidden, at) != value.npos))
+      refuse(mark, "a text with {{...}} must not have the escape \\x01");
+    for (const auto& piece : found)
+      if (!piece.is_expression && piece.text.find("{{") != piece.text.npos)
+        refuse(mark, "{{ must be closed by }} on its line; write {{'{{'}} for the two characters");
+    if (!any) found.clear();
+    return found;
+  }
+
   // yaml-cpp takes the next line for the value of a key without one.
   void check_indent(const YAML::Mark& mark) const {
     if (open_.empty() || !open_.back().key || open_.back().is_flow) return;
@@ -165,6 +198,8 @@ class TreeBuilder : public YAML::EventHandler {
   void take_key(const YAML::Mark& mark, const std::string& key, bool quoted, size_t end) {
     if (key == "<<" && !quoted)
       refuse(mark, "merge keys (<<) are not supported; write the keys out");
+    if (lines_ && key.find(hidden) != key.npos)
+      refuse(mark, "a key must have neither {{...}} nor control characters");
     check_key(key, place(mark));
     const size_t next = text_.find_first_not_of(" \t", end);
     if (next == std::string_view::npos || text_[next] != ':')
@@ -212,6 +247,7 @@ class TreeBuilder : public YAML::EventHandler {
   }
 
   std::string_view text_;
+  std::vector<Expression> expressions_;
   std::string file_;
   bool lines_;
   ConfigPathPtr path_;
@@ -229,6 +265,23 @@ void check_key(const std::string& key, const Place& place) {
     raise_at(place, "a key must have at most ", max_key_bytes, " bytes, but got ", key.size());
   if (std::any_of(key.begin(), key.end(), is_control))
     raise_at(place, "a key must have no control characters");
+  if (key.find("{{") != key.npos) raise_at(place, "a key must not have {{, but got '", key, "'");
+}
+
+// yaml-cpp replaces malformed UTF-8 and takes byte 4 for the end of the text, in silence.
+void check_characters(const std::string& text, const Place& start) {
+  Place place = start;
+  std::string_view rest = text;
+  while (!rest.empty()) {
+    const size_t length = utf8_length(rest);
+    if (length == 0) raise_at(place, "must be UTF-8 text, but is not");
+    const char c = rest[0];
+    if (is_control(c) && c != '\n' && c != '\r' && c != '\t')
+      raise_at(place, "must be text, but got control character ", static_cast<int>(c),
+               "; write it as an escape in double quotes");
+    if (c == '\n' && place.line > 0) ++place.line;
+    rest.remove_prefix(length);
+  }
 }
 
 std::shared_ptr<ConfigNode> parse_yaml(const std::string& text, const std::string& file, bool lines,
@@ -237,9 +290,11 @@ std::shared_ptr<ConfigNode> parse_yaml(const std::string& text, const std::strin
   if (text.size() > max_yaml_bytes)
     raise_at({file}, "must have at most ", max_yaml_bytes, " bytes, but got more");
   check_characters(text, start);
+  check_directives(text, start);
   // yaml-cpp's positions don't count the byte order mark.
-  const std::string body = text.starts_with("\xEF\xBB\xBF") ? text.substr(3) : text;
-  TreeBuilder builder(body, file, lines, path);
+  std::string body = text.starts_with("\xEF\xBB\xBF") ? text.substr(3) : text;
+  auto expressions = lines ? hide_expressions(body) : std::vector<Expression>{};
+  TreeBuilder builder(body, std::move(expressions), file, lines, path);
   try {
     std::istringstream stream(body);
     YAML::Parser parser(stream);

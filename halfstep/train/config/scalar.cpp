@@ -67,10 +67,6 @@ std::string_view without_plus(std::string_view text) {
   return text;
 }
 
-bool is_null(std::string_view text) {
-  return one_of(text, {"", "~", "null", "Null", "NULL"});
-}
-
 // Texts that any YAML reader takes for text, in a block and in a [list].
 bool is_safe_plain(std::string_view text) {
   const auto letter = [](char c) {
@@ -85,6 +81,10 @@ bool is_safe_plain(std::string_view text) {
 }
 
 }  // namespace
+
+bool is_null(std::string_view plain) {
+  return one_of(plain, {"", "~", "null", "Null", "NULL"});
+}
 
 ScalarType scalar_type(std::string_view plain) {
   if (one_of(plain, {"true", "True", "TRUE", "false", "False", "FALSE", "yes", "Yes", "YES", "no",
@@ -150,9 +150,13 @@ std::string to_yaml(const std::string& text) {
   if (is_safe_plain(text)) return text;
   static constexpr char hex[] = "0123456789ABCDEF";
   std::string quoted = "\"";
-  for (const char c : text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
     const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
+    if (text.compare(i, 2, "{{") == 0) {
+      quoted += "{{'{{'}}";
+      ++i;
+    } else if (c == '"' || c == '\\') {
       quoted += '\\';
       quoted += c;
     } else if (c == '\n') {

@@ -13,6 +13,9 @@ namespace halfstep::train::detail {
 enum class ScalarType { boolean, number, text };
 ScalarType scalar_type(std::string_view plain);
 
+/// Whether a plain scalar is null: empty, `~` or `null`.
+bool is_null(std::string_view plain);
+
 /// The value of a plain scalar, or the rule it breaks: "must be an integer".
 template <class T>
 struct Reading {
@@ -24,7 +27,7 @@ Reading<int64_t> read_int(std::string_view plain);
 Reading<double> read_double(std::string_view plain);
 
 /// A value in YAML, such that it reads back as the same type and the same bits: 1.0 stays a double,
-/// "5" gets quotes.
+/// "5" gets quotes, {{ is written as an expression that gives {{.
 std::string to_yaml(bool value);
 std::string to_yaml(int64_t value);
 std::string to_yaml(double value);
