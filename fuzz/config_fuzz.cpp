@@ -54,10 +54,5 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     require_equal_reload(config);
     config.finish();
   } catch (const UsageError&) {}
-  try {
-    Config config = Config::parse("model: {type: Mlp}\nlist: [{a: 1}, 2]\n", "fuzz");
-    config.override_with(text);
-    require_equal_reload(config);
-  } catch (const UsageError&) {}
   return 0;
 }

@@ -69,6 +69,7 @@ void Config::override_with(const std::string& assignment) {
   if (equals == 0 || equals == std::string::npos)
     detail::raise_at({"--cfg-options"}, "must be key.key=value, but got '", assignment, "'");
   const std::string path = assignment.substr(0, equals);
+  detail::check_characters(path, {"--cfg-options"});
   const detail::Place place{"--cfg-options " + path};
   const auto keys = split_path(path);
   for (const auto& key : keys) {

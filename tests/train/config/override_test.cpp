@@ -75,6 +75,7 @@ TEST(ConfigOverride, ThatIsMalformedIsAnError) {
        "[config] --cfg-options model._delete_: _delete_ must stand in a file"},
       {"_base_=x.yaml", "[config] --cfg-options _base_: _base_ must stand in a file"},
       {"a={b: 1, b: 2}", "[config] --cfg-options a: key 'b' is given twice in a; keep one"},
+      {"a\xFF=1", "[config] --cfg-options: must be UTF-8 text, but is not"},
       {"a=\xFF", "[config] --cfg-options a: must be UTF-8 text, but is not"},
       {"train_cfg.max_epochs.x=1",
        "[config] --cfg-options train_cfg.max_epochs.x: train_cfg.max_epochs must be a mapping or a "
