@@ -103,6 +103,13 @@ class Config {
   void set(const std::string& key, const std::string& yaml_value,
            const std::string& place_name = "set by the program");
 
+  /// Moves a given value of another mapping here, in the place of what the key has; the value keeps
+  /// its place and the name it had there in messages.
+  void adopt(const std::string& key, Config& from, const std::string& from_key);
+
+  /// Takes a key away.
+  void remove(const std::string& key);
+
   /// Throws UsageError: "[config] FILE:LINE: KEY rule, but got VALUE". An empty key means this
   /// mapping, without a value: "[config] FILE:LINE: MAPPING rule".
   [[noreturn]] void fail(const std::string& key, const std::string& rule);

@@ -1,3 +1,4 @@
+#include "halfstep/core/error.h"
 #include "halfstep/train/config/config.h"
 #include "halfstep/train/config/node.h"
 #include "halfstep/train/config/option_value.h"
@@ -105,6 +106,21 @@ void Config::set(const std::string& key, const std::string& yaml_value,
     if (!value) raise_at(place, "must have a value; write null for none");
     return value;
   });
+}
+
+void Config::adopt(const std::string& key, Config& from, const std::string& from_key) {
+  const auto* entry = from.node_->find(from_key);
+  HALFSTEP_CHECK_USAGE(entry, "Config::adopt", "the key must be given, but got '", from_key,
+                       "', which is not; ask has() first");
+  const auto place = entry->place;
+  const auto value = entry->value;
+  from.remove(from_key);
+  slot(*node_, key, place) = value;
+  node_->find(key)->place = place;
+}
+
+void Config::remove(const std::string& key) {
+  std::erase_if(node_->entries, [&](const auto& entry) { return entry.key == key; });
 }
 
 }  // namespace halfstep::train

@@ -5,6 +5,7 @@
 #include "halfstep/optim/gradient_dtype.h"
 #include "halfstep/optim/weight_dtype.h"
 #include "halfstep/train/loop/policy_settings.h"
+#include "halfstep/train/loop/older_keys.h"
 #include "halfstep/train/loop/settings.h"
 #include "halfstep/train/optim/optimizers.h"
 
@@ -157,6 +158,7 @@ void RunParts::choose_shadow_weights() const {
 RunParts build_training(Config& config, const RunOptions& options,
                         std::optional<uint64_t> checkpoint_seed) {
   RunParts parts;
+  apply_older_keys(config);
   read_seed(config, options, checkpoint_seed, parts);
   read_model(config, options, parts);
   auto optim_wrapper = config.child("optim_wrapper");
@@ -178,6 +180,7 @@ RunParts build_training(Config& config, const RunOptions& options,
 
 RunParts build_testing(Config& config, const RunOptions& options) {
   RunParts parts;
+  apply_older_keys(config);
   read_model(config, options, parts);
   auto optim_wrapper = config.child("optim_wrapper");
   parts.amp = read_precision(optim_wrapper, options, *parts.model);

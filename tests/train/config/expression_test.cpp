@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "tests/support/errors.h"
+#include "tests/support/temp_folder.h"
 #include <nlohmann/json.hpp>
 
 namespace halfstep::train {
@@ -119,7 +120,8 @@ TEST(ConfigExpression, ThatIsWrongIsAnError) {
 }
 
 TEST(ConfigExpression, NamesTheFile) {
-  const auto folder = std::filesystem::path(::testing::TempDir()) / "halfstep expression";
+  const halfstep::testing::TempFolder temp;
+  const auto folder = temp.path() / "with blank";
   std::filesystem::create_directories(folder);
   const auto file = folder / "run 1.test.yaml";
   std::ofstream(file)
@@ -132,7 +134,6 @@ TEST(ConfigExpression, NamesTheFile) {
   std::ofstream(file) << "a: 1\nb: {{fileDirName}}\n";
   EXPECT_ERROR(Config::load(file), UsageError,
                "run 1.test.yaml:2: {{fileDirName}} must be one of fileDirname, fileBasename, ");
-  std::filesystem::remove_all(folder);
 }
 
 }  // namespace halfstep::train

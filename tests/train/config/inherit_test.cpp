@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "tests/support/errors.h"
+#include "tests/support/temp_folder.h"
 #include <nlohmann/json.hpp>
 
 namespace halfstep::train {
@@ -15,7 +16,6 @@ using nlohmann::json;
 class ConfigInherit : public ::testing::Test {
  protected:
   void SetUp() override { std::filesystem::create_directories(folder_ / "_base_"); }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
 
   void write(const std::string& name, const std::string& text) const {
     std::ofstream(folder_ / name) << text;
@@ -42,7 +42,8 @@ class ConfigInherit : public ::testing::Test {
     return what;
   }
 
-  std::filesystem::path folder_ = std::filesystem::path(::testing::TempDir()) / "halfstep_inherit";
+  const halfstep::testing::TempFolder temp_;
+  const std::filesystem::path folder_ = temp_.path();
 };
 
 }  // namespace
