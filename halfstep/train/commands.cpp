@@ -4,6 +4,7 @@
 #include "halfstep/core/low_precision_support.h"
 #include "halfstep/core/version.h"
 #include "halfstep/train/files/module_state.h"
+#include "halfstep/train/loop/older_keys.h"
 #include "halfstep/train/loop/trainer.h"
 
 #include <csignal>
@@ -121,6 +122,21 @@ int test_command(Config config, const RunOptions& options,
       *evaluate(*parts.model, parts.loss, *parts.test_loader, options.device, parts.amp);
   fmt::print("test loss {:.6f}\n", result.loss);
   if (result.accuracy) fmt::print("test accuracy {:.4f}\n", *result.accuracy);
+  return 0;
+}
+
+int print_config_command(Config config, const RunOptions& options, bool resolved) {
+  if (resolved) {
+    fmt::print("{}", build_training(config, options).resolved_config);
+    return 0;
+  }
+  apply_older_keys(config);
+  if (options.amp) {
+    auto optim_wrapper = config.child("optim_wrapper");
+    const std::string warning = switch_amp_on(optim_wrapper);
+    if (!warning.empty()) fmt::print(stderr, "warning: {}\n", warning);
+  }
+  fmt::print("{}", config.resolved());
   return 0;
 }
 

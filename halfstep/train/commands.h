@@ -16,4 +16,9 @@ int train_command(Config config, const RunOptions& options, const std::string& c
 /// status.
 int test_command(Config config, const RunOptions& options, const std::filesystem::path& checkpoint);
 
+/// `halfstep print-config`: prints the config as YAML, with what it inherits, the environment, the
+/// options and --amp applied. With `resolved` it builds the run's parts, data sets too, and prints
+/// what a run would save: every default filled in and every key checked. Returns the exit status.
+int print_config_command(Config config, const RunOptions& options, bool resolved);
+
 }  // namespace halfstep::train

@@ -29,6 +29,7 @@ struct Arguments {
   std::string seed;
   bool amp = false;
   bool precision_report = false;
+  bool resolved = false;
 };
 
 void add_common(CLI::App& command, Arguments& arguments) {
@@ -44,7 +45,8 @@ void add_common(CLI::App& command, Arguments& arguments) {
                   "auto (CUDA if it works, else CPU), cpu, cuda or cuda:N")
       ->capture_default_str();
   command
-      .add_option("--cfg-options", arguments.overrides, "Override config values: key.key=value …")
+      .add_option("--cfg-options", arguments.overrides,
+                  "Change config values: key.key=value … (docs/config.md)")
       ->type_name("K=V")
       ->expected(1, -1);
 }
@@ -94,6 +96,16 @@ int run(int argc, char** argv) {
   add_common(*test, arguments);
   test->add_option("CHECKPOINT", arguments.checkpoint, "A step_N.safetensors of a run")->required();
 
+  auto* print = app.add_subcommand(
+      "print-config",
+      "Print CONFIG with its _base_ files, environment, --cfg-options and --amp applied; keys are "
+      "checked and defaults filled in with --resolved only");
+  add_common(*print, arguments);
+  print->add_flag(
+      "--resolved", arguments.resolved,
+      "Build the run's parts (this opens its data sets) and print the config that a run "
+      "would save: every default filled in, every key checked");
+
   try {
     auto words = detail::arrange_arguments({argv + 1, argv + argc});
     // CLI11 takes them from the back.
@@ -103,6 +115,8 @@ int run(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error);
     throw UsageError(detail::explain(app, error));
   }
+  if (*print)
+    return print_config_command(read_config(arguments), run_options(arguments), arguments.resolved);
   if (*test)
     return test_command(read_config(arguments), run_options(arguments), arguments.checkpoint);
 
