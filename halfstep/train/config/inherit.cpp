@@ -61,24 +61,23 @@ void merge(ConfigNode& base, ConfigNode& child) {
     refuse_reserved(entry, child);
     auto* below = base.find(entry.key);
     auto& value = *entry.value;
-    if (value.kind != Kind::mapping) {
+    const bool merged = value.kind == Kind::mapping && !take_delete(value, below) && below &&
+                        below->value->kind != Kind::null;
+    if (!merged) {
       refuse_reserved_keys(value);
-    } else if (!take_delete(value, below) && below && below->value->kind != Kind::null) {
-      if (below->value->kind != Kind::mapping)
-        raise_at(entry.place, path_text(value.path),
-                 " must be a mapping in the file it is inherited from, too, to be merged, but ",
-                 below->place.text(), " has ", describe(*below->value),
-                 "; write _delete_: true in it to replace that");
-      merge(*below->value, value);
-      below->place = entry.place;
+      if (below)
+        *below = std::move(entry);
+      else
+        base.entries.push_back(std::move(entry));
       continue;
-    } else {
-      refuse_reserved_keys(value);
     }
-    if (below)
-      *below = std::move(entry);
-    else
-      base.entries.push_back(std::move(entry));
+    if (below->value->kind != Kind::mapping)
+      raise_at(entry.place, path_text(value.path),
+               " must be a mapping in the file it is inherited from, too, to be merged, but ",
+               below->place.text(), " has ", describe(*below->value),
+               "; write _delete_: true in it to replace that");
+    merge(*below->value, value);
+    below->place = entry.place;
   }
 }
 
