@@ -52,6 +52,14 @@ double cosine(double base, double eta_min, int64_t n, int64_t period) {
 
 }  // namespace
 
+double Schedule::next(double current, double base, int64_t n) const {
+  if (n == 0) return base == 0 ? current : current * (rate(base, 0) / base);
+  const double before = rate(base, n - 1) - floor_;
+  const double now = rate(base, n) - floor_;
+  if (before == 0) return current + now;
+  return floor_ + (current - floor_) * (now / before);
+}
+
 Schedule step_lr(int64_t step_size, double gamma) {
   check_count(step_size, "step_lr", "step_size");
   check_at_least_zero(gamma, "step_lr", "gamma");
@@ -92,26 +100,29 @@ Schedule linear_lr(double start_factor, double end_factor, int64_t total_iters) 
   };
 }
 
-Schedule polynomial_lr(int64_t total_iters, double power) {
+Schedule polynomial_lr(int64_t total_iters, double power, double eta_min) {
   check_count(total_iters, "polynomial_lr", "total_iters");
   check_at_least_zero(power, "polynomial_lr", "power");
-  return [=](double base, int64_t n) {
-    if (n >= total_iters) return 0.0;
-    return base * std::pow(1 - static_cast<double>(n) / static_cast<double>(total_iters), power);
+  check_at_least_zero(eta_min, "polynomial_lr", "eta_min");
+  auto rate = [=](double base, int64_t n) {
+    if (n >= total_iters) return eta_min;
+    const double left = 1 - static_cast<double>(n) / static_cast<double>(total_iters);
+    return eta_min + (base - eta_min) * std::pow(left, power);
   };
+  return {rate, eta_min};
 }
 
 Schedule cosine_annealing_lr(int64_t t_max, double eta_min) {
   check_count(t_max, "cosine_annealing_lr", "t_max");
   check_at_least_zero(eta_min, "cosine_annealing_lr", "eta_min");
-  return [=](double base, int64_t n) { return cosine(base, eta_min, n, t_max); };
+  return {[=](double base, int64_t n) { return cosine(base, eta_min, n, t_max); }, eta_min};
 }
 
 Schedule cosine_annealing_warm_restarts(int64_t t_0, int64_t t_mult, double eta_min) {
   check_count(t_0, "cosine_annealing_warm_restarts", "t_0");
   check_count(t_mult, "cosine_annealing_warm_restarts", "t_mult");
   check_at_least_zero(eta_min, "cosine_annealing_warm_restarts", "eta_min");
-  return [=](double base, int64_t n) {
+  auto rate = [=](double base, int64_t n) {
     int64_t period = t_0;
     if (t_mult == 1) {
       n %= t_0;
@@ -120,6 +131,7 @@ Schedule cosine_annealing_warm_restarts(int64_t t_0, int64_t t_mult, double eta_
     }
     return cosine(base, eta_min, n, period);
   };
+  return {rate, eta_min};
 }
 
 Schedule lambda_lr(std::function<double(int64_t n)> factor) {

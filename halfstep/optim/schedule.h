@@ -28,9 +28,17 @@ class Schedule {
   requires std::is_invocable_r_v<double, F, double, int64_t> Schedule(F rate)
       : rate_(std::move(rate)) {}
   Schedule(Rate rate, Momentum momentum) : rate_(std::move(rate)), momentum_(std::move(momentum)) {}
+  /// One that scales the part of the rate above `floor` (an eta_min), which next() leaves alone.
+  Schedule(Rate rate, double floor) : rate_(std::move(rate)), floor_(floor) {}
 
   /// The rate after `n` steps of a group that began with `base`.
   double rate(double base, int64_t n) const { return rate_(base, n); }
+
+  /// What step `n` makes of a rate `current` that others have changed since step n − 1: the part
+  /// above the floor times this schedule's own ratio of the two steps (at n = 0: of the first to
+  /// `base`). Several schedules that take turns so multiply, as Python's do, whose "chainable form"
+  /// this is. From a step without a rate above the floor it goes on by the difference.
+  double next(double current, double base, int64_t n) const;
 
   /// The momentum (SGD's, Adam's first beta) after `n` steps; none where it is left as it is.
   std::optional<double> momentum(int64_t n) const {
@@ -41,6 +49,7 @@ class Schedule {
  private:
   Rate rate_;
   Momentum momentum_;
+  double floor_ = 0;
 };
 
 /// base · gamma^⌊n / step_size⌋
@@ -59,8 +68,9 @@ Schedule constant_lr(double factor = 1.0 / 3, int64_t total_iters = 5);
 /// 0 to `end_factor` (in [0, 1]) at n = total_iters and stays there.
 Schedule linear_lr(double start_factor = 1.0 / 3, double end_factor = 1.0, int64_t total_iters = 5);
 
-/// base · (1 − n / total_iters)^power; 0 from n = total_iters on.
-Schedule polynomial_lr(int64_t total_iters = 5, double power = 1.0);
+/// eta_min + (base − eta_min) · (1 − n / total_iters)^power; eta_min from n = total_iters on.
+/// Difference from Python: the eta_min, which is MMEngine's.
+Schedule polynomial_lr(int64_t total_iters = 5, double power = 1.0, double eta_min = 0.0);
 
 /// eta_min + (base − eta_min) · (1 + cos(π · n / t_max)) / 2; rises again after t_max.
 Schedule cosine_annealing_lr(int64_t t_max, double eta_min = 0.0);
