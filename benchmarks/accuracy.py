@@ -27,7 +27,7 @@ def accuracy(program, config, seed, amp):
     layers = re.findall(r"(linear|convolution) (\S+)", dtypes)
     if not layers or any((dtype in ("bfloat16", "float16")) != amp for _, dtype in layers):
         sys.exit(f"FAILED: {' '.join(command)} ran in the wrong precision: {dtypes}")
-    return 100 * float(re.findall(r"^test accuracy (\S+)$", output, re.M)[-1]), {kind for kind, _ in layers}
+    return 100 * float(re.findall(r"^Epoch\(val\) .* accuracy: (\S+)", output, re.M)[-1]), {kind for kind, _ in layers}
 
 
 def main():

@@ -5,4 +5,5 @@
 #include "halfstep/train/hooks/hook.h"
 #include "halfstep/train/loop/trainer.h"
 #include "halfstep/train/main.h"
+#include "halfstep/train/metrics/metric.h"
 #include "halfstep/train/registry/registry.h"

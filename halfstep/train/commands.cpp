@@ -33,10 +33,10 @@ void print_run(const Trainer& trainer, const RunOptions& options, const std::str
   print_setting(trainer.device(), parts.amp);
   fmt::print("config {}, work dir {}, seed {}\n", config_name, trainer.work_dir().root().string(),
              parts.seed);
-  fmt::print("{} parameters; {} training examples in {} batches of {}; {} epoch{}\n", weights,
+  fmt::print("{} parameters; {} training examples in {} batches of {}; {} {}{}\n", weights,
              parts.train_loader->dataset().size(), parts.train_loader->num_batches(),
-             parts.train_loader->options().batch_size, parts.max_epochs,
-             parts.max_epochs == 1 ? "" : "s");
+             parts.train_loader->options().batch_size, parts.loop.length,
+             parts.loop.by_epoch ? "epoch" : "iteration", parts.loop.length == 1 ? "" : "s");
   if (trainer.put_aside())
     fmt::print("{} there {} moved to {}\n",
                options.resume ? "checkpoints that are not this run's past" : "the earlier run",
@@ -97,12 +97,12 @@ int train_command(Config config, const RunOptions& options, const std::string& c
   const auto outcome = trainer.train();
   print_dtypes(trainer);
   print_precision(trainer, options);
-  const auto checkpoint = trainer.save_checkpoint();
+  const auto& checkpoint = trainer.last_saved();
   if (outcome == Trainer::Outcome::finished) {
     if (trainer.progress().skipped_steps > 0)
       fmt::print("{} of {} steps were skipped because a gradient overflowed\n",
                  trainer.progress().skipped_steps, trainer.progress().step);
-    fmt::print("checkpoint {}\n", checkpoint.string());
+    if (!checkpoint.empty()) fmt::print("checkpoint {}\n", checkpoint.string());
     return 0;
   }
   const int signal = trainer.stop_signal();
@@ -118,10 +118,11 @@ int test_command(Config config, const RunOptions& options,
   auto parts = build_testing(config, options);
   load_module(Checkpoint::load(checkpoint), *parts.model);
   print_setting(options.device, parts.amp);
-  const auto result =
-      *evaluate(*parts.model, parts.loss, *parts.test_loader, options.device, parts.amp);
+  const auto result = *evaluate(*parts.model, parts.loss, *parts.test_loader, options.device,
+                                parts.amp, parts.evaluator);
   fmt::print("test loss {:.6f}\n", result.loss);
-  if (result.accuracy) fmt::print("test accuracy {:.4f}\n", *result.accuracy);
+  for (const auto& [name, value] : result.metrics)
+    if (name != "loss") fmt::print("test {} {:.4f}\n", name, value);
   return 0;
 }
 

@@ -27,6 +27,7 @@ struct Arguments {
   std::vector<std::string> overrides;
   std::vector<std::string> resume;
   std::string seed;
+  std::string load_from;
   bool amp = false;
   bool precision_report = false;
   bool resolved = false;
@@ -85,6 +86,10 @@ int run(int argc, char** argv) {
                    "Go on from FILE, or from the newest checkpoint of the work dir")
       ->type_name("[FILE.safetensors]")
       ->expected(0, 1);
+  train
+      ->add_option("--load-from", arguments.load_from,
+                   "Begin with the weights of FILE (instead of load_from)")
+      ->type_name("FILE.safetensors");
   train->add_option("--seed", arguments.seed,
                     "Seed of weights, shuffling and dropout (instead of randomness.seed)");
   train->add_flag("--precision-report", arguments.precision_report,
@@ -122,6 +127,7 @@ int run(int argc, char** argv) {
 
   auto options = run_options(arguments);
   options.resume = train->count("--resume") > 0;
+  options.load_from = arguments.load_from;
   if (!arguments.resume.empty()) options.resume_from = arguments.resume.front();
   return train_command(read_config(arguments), options, arguments.config, argv[0]);
 }

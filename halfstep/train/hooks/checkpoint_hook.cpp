@@ -2,40 +2,119 @@
 
 #include "halfstep/train/loop/trainer.h"
 
+#include <iostream>
+#include <utility>
+
 namespace halfstep::train {
 
+namespace {
+
+int64_t read_max_keep(Config& config) {
+  constexpr int64_t fallback = 2;
+  constexpr const char* mmengine_key = "max_keep_ckpts";
+  if (!config.has(mmengine_key)) {
+    const auto count = config.get<int64_t>("max_keep", fallback);
+    if (count < 0) config.fail("max_keep", "must be a number of files, or 0 to keep all");
+    return count;
+  }
+  if (config.has("max_keep")) config.fail(mmengine_key, "must be left out beside max_keep");
+  const auto count = config.get<int64_t>(mmengine_key);
+  if (count < -1 || count == 0)
+    config.fail(mmengine_key, "must be a number of files, or -1 to keep all");
+  return count == -1 ? 0 : count;
+}
+
+}  // namespace
+
 CheckpointHook::CheckpointHook(Config& config)
-    : interval_(config.get<int64_t>("interval", 1)),
+    : by_epoch_(config.get<bool>("by_epoch", true)),
+      interval_(config.get<int64_t>("interval", by_epoch_ ? 1 : 1000)),
+      save_begin_(config.get<int64_t>("save_begin", 0)),
       step_interval_(config.get<int64_t>("step_interval", 0)),
-      max_keep_(config.get<int64_t>("max_keep", 2)) {
-  if (interval_ < 1) config.fail("interval", "must be at least 1 epoch");
+      max_keep_(read_max_keep(config)),
+      save_last_(config.get<bool>("save_last", true)),
+      best_(config) {
+  if (interval_ < 1 && interval_ != -1)
+    config.fail("interval", "must be at least 1, or -1 for none");
+  if (save_begin_ < 0) config.fail("save_begin", "must be at least 0");
   if (step_interval_ < 0)
     config.fail("step_interval", "must be a number of steps, or 0 for none between epochs");
-  if (max_keep_ < 0) config.fail("max_keep", "must be a number of files, or 0 to keep all");
 }
 
-void CheckpointHook::after_step(Trainer& trainer) {
-  if (step_interval_ > 0 && trainer.progress().step % step_interval_ == 0) save(trainer);
+void CheckpointHook::before_run(Trainer& trainer) {
+  const auto state = best_.state();
+  for (const auto& [metric, best] : state.items()) {
+    const auto file = trainer.work_dir().checkpoint_folder() / best.at("file").get<std::string>();
+    if (!std::filesystem::exists(file))
+      std::cerr << "warning: the best checkpoint so far, '" << file.string()
+                << "', is not there any more; the next one is saved once its " << metric
+                << " is better than " << best.at("score") << "\n";
+  }
 }
 
-void CheckpointHook::after_epoch(Trainer& trainer) {
-  if (trainer.progress().epoch % interval_ == 0) save(trainer);
+bool CheckpointHook::due(int64_t done) const {
+  return interval_ > 0 && done >= save_begin_ && (done - save_begin_) % interval_ == 0;
+}
+
+void CheckpointHook::after_train_iter(Trainer& trainer, const Batch&) {
+  const auto step = trainer.progress().step;
+  if ((!by_epoch_ && due(step)) || (step_interval_ > 0 && step % step_interval_ == 0))
+    trainer.request_checkpoint();
+}
+
+void CheckpointHook::after_train_epoch(Trainer& trainer) {
+  const auto& progress = trainer.progress();
+  if (by_epoch_ && due(progress.epoch) && !progress.val_due) trainer.request_checkpoint();
+}
+
+void CheckpointHook::after_val_epoch(Trainer& trainer, const Metrics& metrics) {
+  if (metrics.empty()) return;
+  const auto& progress = trainer.progress();
+  for (auto& change : best_.update(metrics, progress.step)) {
+    trainer.request_checkpoint(change.file);
+    changes_.push_back(std::move(change));
+  }
+  if (by_epoch_ && trainer.parts().loop.by_epoch && due(progress.epoch))
+    trainer.request_checkpoint();
+}
+
+void CheckpointHook::after_save_checkpoint(Trainer& trainer, const std::filesystem::path& file) {
+  std::error_code ignored;
+  for (auto change = changes_.begin(); change != changes_.end();) {
+    if (change->file != file.filename()) {
+      ++change;
+      continue;
+    }
+    if (!change->old_file.empty())
+      std::filesystem::remove(file.parent_path() / change->old_file, ignored);
+    change = changes_.erase(change);
+  }
+  remove_old(trainer, file);
 }
 
 void CheckpointHook::after_run(Trainer& trainer) {
-  save(trainer);
+  if (save_last_) trainer.save_checkpoint();
 }
 
-void CheckpointHook::save(Trainer& trainer) const {
-  const auto saved = trainer.save_checkpoint();
+void CheckpointHook::remove_old(const Trainer& trainer, const std::filesystem::path& newest) const {
   if (max_keep_ == 0) return;
   auto files = trainer.work_dir().checkpoints();
-  std::erase(files, saved);
+  // A best one is none of them.
+  if (std::erase(files, newest) == 0) return;
   // Only unlinking can fail here, and a file too many does no harm.
   for (size_t i = 0; i + static_cast<size_t>(max_keep_) <= files.size(); ++i) {
     std::error_code ignored;
     std::filesystem::remove(files[i], ignored);
   }
+}
+
+nlohmann::json CheckpointHook::state() const {
+  const auto state = best_.state();
+  return state.empty() ? nlohmann::json() : state;
+}
+
+void CheckpointHook::load_state(const nlohmann::json& state) {
+  best_.load_state(state);
 }
 
 }  // namespace halfstep::train

@@ -11,12 +11,6 @@
 namespace halfstep::train {
 
 namespace {
-std::string clock_text(double seconds) {
-  const auto whole = std::llround(seconds);
-  if (whole >= 3600)
-    return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
-  return fmt::format("{}:{:02}", whole / 60, whole % 60);
-}
 
 // Without the sign that a NaN may have.
 double loss_of(const Trainer& trainer) {
@@ -28,19 +22,32 @@ std::string scale_text(const Trainer& trainer) {
   return trainer.scaler().is_enabled() ? fmt::format("{:g}", trainer.scaler().get_scale()) : "off";
 }
 
-int64_t examples(const Trainer& trainer) {
-  return trainer.parts().train_loader->dataset().size();
+/// Nothing before a step was timed.
+std::optional<double> samples_per_second(const Trainer& trainer) {
+  const auto& hub = trainer.message_hub();
+  if (!hub.has("train/time")) return std::nullopt;
+  const double seconds = hub.mean("train/time", MessageHub::kept);
+  return static_cast<double>(trainer.parts().train_loader->options().batch_size) / seconds;
 }
+
+bool ends_epoch(const Trainer& trainer) {
+  return trainer.progress().batch == trainer.parts().train_loader->num_batches();
+}
+
 }  // namespace
 
-LoggerHook::LoggerHook(Config& config) : interval_(config.get<int64_t>("interval", 200)) {
+LoggerHook::LoggerHook(Config& config)
+    : interval_(config.get<int64_t>("interval", 200)),
+      ignore_last_(config.get<bool>("ignore_last", true)) {
   if (interval_ < 1) config.fail("interval", "must be at least 1 batch");
 }
 
 void LoggerHook::before_run(Trainer& trainer) {
   log_.emplace(trainer.work_dir().log_file());
+  std::error_code ignored;  // JsonLog says it
+  std::filesystem::create_directory(trainer.work_dir().scalars_file().parent_path(), ignored);
+  scalars_.emplace(trainer.work_dir().scalars_file());
   if (ProgressBar::fits()) bar_.emplace();
-  timed_steps_ = -1;
   const auto& parts = trainer.parts();
   log_->write({{"event", trainer.resumed_from().empty() ? "start" : "resume"},
                {"step", trainer.progress().step},
@@ -52,78 +59,79 @@ void LoggerHook::before_run(Trainer& trainer) {
                {"seed", parts.seed}});
 }
 
-double LoggerHook::seconds_per_step() const {
-  const std::chrono::duration<double> passed = Clock::now() - start_;
-  return passed.count() / static_cast<double>(timed_steps_);
+void LoggerHook::print(const std::string& line) {
+  if (bar_) bar_->end();
+  fmt::print("{}\n", line);
+  std::fflush(stdout);
 }
 
-double LoggerHook::samples_per_second(const Trainer& trainer) const {
-  return static_cast<double>(trainer.parts().train_loader->options().batch_size) /
-         seconds_per_step();
-}
-
-LoggerHook::Speed LoggerHook::speed(const Trainer& trainer) const {
-  if (timed_steps_ < 1) return {};
+bool LoggerHook::writes(const Trainer& trainer) const {
   const auto& parts = trainer.parts();
-  const int64_t steps_left =
-      parts.max_epochs * parts.train_loader->num_batches() - trainer.progress().step;
-  return {fmt::format("{:.0f} samples/s", samples_per_second(trainer)),
-          "ETA " + clock_text(seconds_per_step() * static_cast<double>(steps_left))};
-}
-
-std::string LoggerHook::numbers(const Trainer& trainer) const {
-  auto text =
-      fmt::format("Loss: {:.6f}  lr {:g}  loss scale {}  skipped {}", loss_of(trainer),
-                  trainer.learning_rate(), scale_text(trainer), trainer.progress().skipped_steps);
-  const auto [samples, eta] = speed(trainer);
-  for (const auto& field : {samples, eta})
-    if (!field.empty()) text += "  " + field;
-  return text;
+  const auto& progress = trainer.progress();
+  const bool by_epoch = parts.loop.by_epoch;
+  const auto done = by_epoch ? progress.batch : progress.step;
+  const auto all = by_epoch ? parts.train_loader->num_batches() : trainer.total_steps();
+  if (done % interval_ == 0) return true;
+  return done == all && (!ignore_last_ || all <= interval_);
 }
 
 std::vector<std::string> LoggerHook::bar_fields(const Trainer& trainer) const {
-  const auto [samples, eta] = speed(trainer);
-  std::vector<std::string> fields{fmt::format("loss {:.4g}", loss_of(trainer)),
-                                  eta,
-                                  "scale " + scale_text(trainer),
-                                  fmt::format("skipped {}", trainer.progress().skipped_steps),
-                                  samples,
-                                  fmt::format("lr {:g}", trainer.learning_rate())};
+  const auto& hub = trainer.message_hub();
+  const auto speed = samples_per_second(trainer);
+  std::vector<std::string> fields{
+      fmt::format("loss {:.4g}", loss_of(trainer)),
+      hub.has("eta") ? "ETA " + duration_text(hub.current("eta")) : "",
+      "scale " + scale_text(trainer),
+      fmt::format("skipped {}", trainer.progress().skipped_steps),
+      speed ? fmt::format("{:.0f} samples/s", *speed) : "",
+      fmt::format("lr {:g}", trainer.message_hub().current("train/lr"))};
   std::erase(fields, "");
   return fields;
 }
 
-void LoggerHook::after_step(Trainer& trainer) {
-  if (++timed_steps_ == 0) start_ = Clock::now();
+void LoggerHook::draw(const Trainer& trainer) {
   const auto& progress = trainer.progress();
-  const auto& loader = *trainer.parts().train_loader;
-  const int64_t index = progress.batch - 1;
-  const bool draws = bar_ && (bar_->due() || progress.batch == loader.num_batches());
-  const bool writes = index % interval_ == 0;
-  if (draws || writes) trainer.settle();
-  if (draws) {
-    const auto label = fmt::format("Epoch {}/{}", progress.epoch + 1, trainer.parts().max_epochs);
-    bar_->draw(label,
-               static_cast<double>(progress.batch) / static_cast<double>(loader.num_batches()),
-               bar_fields(trainer), progress.batch == loader.num_batches());
-  }
-  if (!writes) return;
-  if (!bar_) {
-    fmt::print("Train Epoch: {} [{}/{}] {}\n", progress.epoch + 1,
-               index * loader.options().batch_size, examples(trainer), numbers(trainer));
-    std::fflush(stdout);
-  }
+  const auto& loop = trainer.parts().loop;
+  const auto batches = trainer.parts().train_loader->num_batches();
+  const auto label = loop.by_epoch ? fmt::format("Epoch {}/{}", progress.epoch + 1, loop.length)
+                                   : fmt::format("Iter {}/{}", progress.step, loop.length);
+  const double share = loop.by_epoch
+                           ? static_cast<double>(progress.batch) / static_cast<double>(batches)
+                           : static_cast<double>(progress.step) / static_cast<double>(loop.length);
+  bar_->draw(label, share, bar_fields(trainer), share == 1);
+}
+
+void LoggerHook::after_train_iter(Trainer& trainer, const Batch&) {
+  const bool last = trainer.parts().loop.by_epoch
+                        ? ends_epoch(trainer)
+                        : trainer.progress().step == trainer.total_steps();
+  const bool draws = bar_ && (bar_->due() || last);
+  const bool reports = writes(trainer);
+  if (draws || reports) trainer.settle();
+  if (draws) draw(trainer);
+  if (!reports) return;
+  const auto line = trainer.parts().log_processor.after_train_iter(trainer);
+  if (!bar_) print(line.text);
+  scalars_->write(line.scalars);
   write_log(trainer, "train");
 }
 
-void LoggerHook::after_epoch(Trainer& trainer) {
+void LoggerHook::after_train_epoch(Trainer& trainer) {
   if (bar_) bar_->end();
-  const auto& evaluation = trainer.evaluation();
-  if (evaluation && evaluation->accuracy)
-    fmt::print("test accuracy {:.4f}\n", *evaluation->accuracy);
-  if (evaluation && !evaluation->accuracy) fmt::print("test loss {:.6f}\n", evaluation->loss);
-  std::fflush(stdout);
-  write_log(trainer, "epoch");
+  if (trainer.parts().loop.by_epoch && !trainer.progress().val_due) write_log(trainer, "epoch");
+}
+
+void LoggerHook::after_val_iter(Trainer& trainer, int64_t number, const Batch&) {
+  if (bar_ || (number + 1) % interval_ != 0) return;
+  print(trainer.parts().log_processor.after_val_iter(trainer, number).text);
+}
+
+void LoggerHook::after_val_epoch(Trainer& trainer, const Metrics& metrics) {
+  if (metrics.empty()) return;
+  const auto line = trainer.parts().log_processor.after_val_epoch(trainer);
+  print(line.text);
+  scalars_->write(line.scalars);
+  write_log(trainer, trainer.parts().loop.by_epoch ? "epoch" : "val");
 }
 
 void LoggerHook::after_run(Trainer& trainer) {
@@ -133,20 +141,19 @@ void LoggerHook::after_run(Trainer& trainer) {
 
 void LoggerHook::write_log(const Trainer& trainer, const char* event) {
   const auto& progress = trainer.progress();
-  nlohmann::ordered_json line{{"event", event},
-                              {"epoch", progress.epoch},
-                              {"batch", progress.batch},
-                              {"step", progress.step},
-                              {"lr", trainer.learning_rate()},
-                              {"skipped_steps", progress.skipped_steps}};
+  const bool trains = std::string_view(event) == "train";
+  nlohmann::ordered_json line{
+      {"event", event},
+      {"epoch", progress.epoch},
+      {"batch", progress.batch},
+      {"step", progress.step},
+      {"lr", trains ? trainer.message_hub().current("train/lr") : trainer.learning_rate()},
+      {"skipped_steps", progress.skipped_steps}};
   if (trainer.loss().defined()) line["loss"] = trainer.loss().item<double>();
   if (trainer.scaler().is_enabled()) line["loss_scale"] = trainer.scaler().get_scale();
-  if (timed_steps_ > 0) line["samples_per_second"] = samples_per_second(trainer);
-  if (const auto& evaluation = trainer.evaluation();
-      evaluation && std::string_view(event) != "train") {
-    line["test_loss"] = evaluation->loss;
-    if (evaluation->accuracy) line["test_accuracy"] = *evaluation->accuracy;
-  }
+  if (const auto speed = samples_per_second(trainer)) line["samples_per_second"] = *speed;
+  if (const auto& evaluation = trainer.evaluation(); evaluation && !trains)
+    for (const auto& [name, value] : evaluation->metrics) line["test_" + name] = value;
   log_->write(line);
 }
 

@@ -40,32 +40,45 @@ class EvaluationMode {
 }  // namespace
 
 std::optional<Evaluation> evaluate(Model& model, const Loss& loss, Loader& loader,
-                                   c10::Device device, const AmpSettings& amp,
-                                   const std::function<bool()>& stop) {
+                                   c10::Device device, const AmpSettings& amp, Evaluator& evaluator,
+                                   const EvaluateOptions& options) {
   const EvaluationMode mode(model);
   const torch::NoGradGuard no_grad;
   const HalfRehearsal rehearsal(amp.rehearses());
   auto loss_sum = torch::zeros({}, torch::dtype(torch::kDouble).device(device));
   auto correct = torch::zeros({}, torch::dtype(torch::kLong).device(device));
-  bool classification = true;
+  bool classification = evaluator.empty();
   int64_t examples = 0;
   loader.set_epoch(0);
   for (int64_t number = 0; number < loader.num_batches(); ++number) {
-    if (stop && stop()) return std::nullopt;
-    const auto [data, target] = to_device(loader.batch(number), device);
-    const Autocast autocast(
-        AutocastOptions(device.type()).enabled(amp.enabled).dtype(amp.dtype).policy(amp.policy));
-    const auto output = model.forward(data);
-    const int64_t count = target.size(0);
-    loss_sum += loss(output, target).to(torch::kDouble) * count;
-    classification = classification && is_classification(output, target);
-    if (classification) correct += (output.argmax(1) == target).sum();
-    examples += count;
+    if (options.stop && options.stop()) {
+      evaluator.compute();  // of no use, but not to be found by the next one
+      return std::nullopt;
+    }
+    const auto batch = loader.batch(number);
+    if (options.before_batch) options.before_batch(number, batch);
+    {
+      const auto [data, target] = to_device(batch, device);
+      const Autocast autocast(
+          AutocastOptions(device.type()).enabled(amp.enabled).dtype(amp.dtype).policy(amp.policy));
+      const auto output = model.forward(data);
+      const int64_t count = target.size(0);
+      loss_sum += loss(output, target).to(torch::kDouble) * count;
+      classification = classification && is_classification(output, target);
+      if (classification) correct += (output.argmax(1) == target).sum();
+      evaluator.process(output, target);
+      examples += count;
+    }
+    if (options.after_batch) options.after_batch(number, batch);
   }
   Evaluation result;
   result.loss = loss_sum.item<double>() / static_cast<double>(examples);
-  if (classification)
+  result.metrics = evaluator.compute();
+  if (classification) {
     result.accuracy = static_cast<double>(correct.item<int64_t>()) / static_cast<double>(examples);
+    result.metrics.add("accuracy", *result.accuracy);
+  }
+  if (!result.metrics.find("loss")) result.metrics.add("loss", result.loss);
   return result;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 #include "halfstep/train/data/loader.h"
 #include "halfstep/train/loop/amp_settings.h"
+#include "halfstep/train/metrics/evaluator.h"
 #include "halfstep/train/registry/registry.h"
 
 #include <functional>
@@ -8,17 +9,32 @@
 
 namespace halfstep::train {
 
+/// What a pass over the data showed.
 struct Evaluation {
   double loss = 0;  ///< mean over the examples
-  std::optional<double>
-      accuracy;  ///< share of examples whose largest output is the target; classification only
+  /// Share of examples whose largest output is the target; of classification, where no metrics were
+  /// chosen.
+  std::optional<double> accuracy;
+  /// All of it by name: the chosen metrics, or "accuracy"; then "loss", unless a metric has that
+  /// name.
+  Metrics metrics;
+};
+
+/// What may be done around the batches of an evaluation.
+struct EvaluateOptions {
+  /// Asked before each batch; nothing is returned where it said so.
+  std::function<bool()> stop = {};
+  /// Called with each batch, on the CPU, and its number from 0.
+  std::function<void(int64_t, const Batch&)> before_batch = {};
+  std::function<void(int64_t, const Batch&)> after_batch = {};
 };
 
 /// Runs the model in evaluation mode, without gradients, over a whole loader, in autocast where
-/// `amp` says so. Gives each submodule its own mode back, also where something throws. `stop` is
-/// asked before each batch; nothing is returned where it said so. Syncs once at the end.
+/// `amp` says so, and measures by `evaluator`, or, where that is empty, the accuracy of a
+/// classification. Gives each submodule its own mode back, also where something throws. Syncs once
+/// at the end.
 std::optional<Evaluation> evaluate(Model& model, const Loss& loss, Loader& loader,
-                                   c10::Device device, const AmpSettings& amp,
-                                   const std::function<bool()>& stop = {});
+                                   c10::Device device, const AmpSettings& amp, Evaluator& evaluator,
+                                   const EvaluateOptions& options = {});
 
 }  // namespace halfstep::train

@@ -10,6 +10,8 @@
 #include "halfstep/train/optim/optimizers.h"
 
 #include <iostream>
+#include <string_view>
+#include <utility>
 
 #include <torch/utils.h>
 
@@ -113,29 +115,63 @@ void read_optimizer(Config& optim_wrapper, RunParts& parts) {
   parts.choose_shadow_weights();
 }
 
-void read_schedule(Config& config, RunParts& parts) {
-  auto entries = config.children("param_scheduler");
-  if (entries.empty()) return;
-  // Each would set the rate, so the last one would win in silence.
-  if (entries.size() > 1)
-    config.fail("param_scheduler",
-                "must hold one scheduler at most (SequentialLR and ChainedScheduler hold several)");
-  parts.schedule_by_epoch = entries[0].get<bool>("by_epoch", true);
-  auto schedule = schedulers().build(entries[0]);
-  parts.lr_scheduler = std::make_unique<optim::LRScheduler>(*parts.optimizer, std::move(schedule));
+void read_loop(Config& config, RunParts& parts) {
+  auto train_cfg = config.child_or_empty("train_cfg");
+  parts.loop = LoopSettings::read(train_cfg);
 }
 
 void read_hooks(Config& config, RunParts& parts) {
+  auto log_processor = config.child_or_empty("log_processor");
+  parts.log_processor = LogProcessor(log_processor, parts.loop.by_epoch);
+  const auto add = [&](Config& hook) {
+    const auto priority = read_priority(hook);
+    parts.hooks.add(hooks().build(hook), priority);
+  };
   // The built-in ones are hooks of the registry too; default_hooks names each by what it does.
   auto defaults = config.child_or_empty("default_hooks");
-  const auto build_default = [&](const char* key, const char* type) {
+  for (const auto& [key, type] : {std::pair("runtime_info", "RuntimeInfoHook"),
+                                  {"timer", "IterTimerHook"},
+                                  {"logger", "LoggerHook"},
+                                  {"param_scheduler", "ParamSchedulerHook"},
+                                  {"checkpoint", "CheckpointHook"}}) {
     auto hook = defaults.child_or_empty(key);
     if (!hook.has("type")) hook.set("type", type);
-    return hooks().build(hook);
+    if (std::string_view(key) == "checkpoint" && !parts.loop.by_epoch && !hook.has("by_epoch") &&
+        hook.get<std::string>("type") == type)
+      hook.set("by_epoch", "false");
+    add(hook);
+  }
+  for (auto& hook : config.children("custom_hooks")) add(hook);
+}
+
+/// The metrics of one key: a mapping, or a list of mappings.
+Evaluator read_evaluator(Config& config, const char* key) {
+  std::vector<std::unique_ptr<Metric>> result;
+  if (config.is_mapping(key)) {
+    auto metric = config.child(key);
+    result.push_back(metrics().build(metric));
+  } else {
+    for (auto& metric : config.children(key)) result.push_back(metrics().build(metric));
+  }
+  return Evaluator(std::move(result));
+}
+
+/// The loader and the metrics of the first of two pairs of keys that is there; the other pair is
+/// another command's.
+void read_evaluation(Config& config, const char* first, const char* second, RunParts& parts) {
+  const auto key = [](const char* kind, const char* part) { return std::string(kind) + part; };
+  const auto read = [&](const char* part, const auto& use) {
+    const auto wanted = key(first, part);
+    const auto other = key(second, part);
+    const bool has_first = config.has(wanted);
+    use(has_first ? wanted : other);
+    if (has_first) config.ignore(other);
   };
-  parts.hooks.push_back(build_default("logger", "LoggerHook"));
-  for (auto& hook : config.children("custom_hooks")) parts.hooks.push_back(hooks().build(hook));
-  parts.checkpoint_hook = build_default("checkpoint", "CheckpointHook");
+  read("_dataloader", [&](const std::string& name) {
+    if (auto loader = config.child_if(name)) parts.test_loader = read_loader(*loader, parts.seed);
+  });
+  read("_evaluator",
+       [&](const std::string& name) { parts.evaluator = read_evaluator(config, name.c_str()); });
 }
 
 }  // namespace
@@ -155,6 +191,13 @@ void RunParts::choose_shadow_weights() const {
         optim::set_gradient_dtype({weight}, dtype);
 }
 
+std::filesystem::path read_load_from(Config& config, const RunOptions& options) {
+  // In quotes, so that it is a text whatever the file's name.
+  if (!options.load_from.empty())
+    config.set("load_from", nlohmann::json(options.load_from.string()).dump(), "--load-from");
+  return config.get<std::string>("load_from", "");
+}
+
 RunParts build_training(Config& config, const RunOptions& options,
                         std::optional<uint64_t> checkpoint_seed) {
   RunParts parts;
@@ -164,14 +207,11 @@ RunParts build_training(Config& config, const RunOptions& options,
   auto optim_wrapper = config.child("optim_wrapper");
   parts.amp = read_precision(optim_wrapper, options, *parts.model);
   read_optimizer(optim_wrapper, parts);
-  read_schedule(config, parts);
-  auto train_cfg = config.child_or_empty("train_cfg");
-  parts.max_epochs = train_cfg.get<int64_t>("max_epochs", parts.max_epochs);
-  if (parts.max_epochs < 1) train_cfg.fail("max_epochs", "must be at least 1");
+  read_loop(config, parts);
+  parts.schedulers = SchedulerList(*parts.optimizer, read_schedulers(config, parts.loop.by_epoch));
   read_hooks(config, parts);
   parts.train_loader = read_loader(config.child("train_dataloader"), parts.seed);
-  if (auto test = config.child_if("test_dataloader"))
-    parts.test_loader = read_loader(*test, parts.seed);
+  read_evaluation(config, "val", "test", parts);
   config.finish();
   parts.resolved_config = config.resolved();
   parts.settings = binding_settings(config);
@@ -191,9 +231,10 @@ RunParts build_testing(Config& config, const RunOptions& options) {
     choose_weight_dtype(optimizer, parts);
   }
   for (const char* key : {"randomness", "param_scheduler", "train_cfg", "default_hooks",
-                          "custom_hooks", "train_dataloader"})
+                          "custom_hooks", "log_processor", "load_from", "train_dataloader"})
     config.ignore(key);
-  parts.test_loader = read_loader(config.child("test_dataloader"), parts.seed);
+  if (!config.has("val_dataloader")) config.child("test_dataloader");
+  read_evaluation(config, "test", "val", parts);
   config.finish();
   return parts;
 }

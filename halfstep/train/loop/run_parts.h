@@ -1,9 +1,12 @@
 #pragma once
-#include "halfstep/optim/lr_scheduler.h"
 #include "halfstep/optim/master_weights.h"
 #include "halfstep/train/data/loader.h"
-#include "halfstep/train/hooks/hook.h"
+#include "halfstep/train/hooks/hook_list.h"
+#include "halfstep/train/hooks/log_processor.h"
 #include "halfstep/train/loop/amp_settings.h"
+#include "halfstep/train/loop/loop_settings.h"
+#include "halfstep/train/metrics/evaluator.h"
+#include "halfstep/train/optim/scheduler_list.h"
 #include "halfstep/train/registry/registry.h"
 
 #include <filesystem>
@@ -23,34 +26,29 @@ struct RunOptions {
   bool resume = false;
   std::filesystem::path resume_from = {};  ///< empty: the newest checkpoint of the work dir
   bool precision_report = false;           ///< --precision-report: record the precision of one step
+  std::filesystem::path load_from = {};    ///< --load-from: instead of the config's load_from
   bool late_outcomes = false;  ///< for tests: on the CPU, too, learn of skips as late as on a GPU
 };
 
 /// The parts a config names, built.
 struct RunParts {
   uint64_t seed = 0;
-  int64_t max_epochs = 1;
+  LoopSettings loop;
   AmpSettings amp;
   std::shared_ptr<Model> model;
   std::vector<std::string> parameter_names;  ///< of those trained, in the optimizer's order
   Loss loss;
   std::unique_ptr<torch::optim::Optimizer> optimizer;
   optim::MasterWeights master_weights = optim::MasterWeights::none;  ///< the optimizer's
-  std::unique_ptr<optim::LRScheduler> lr_scheduler;  ///< null where the config has none
-  bool schedule_by_epoch = true;                     ///< what lr_scheduler counts: epochs or steps
-  std::vector<std::unique_ptr<Hook>> hooks;
-  std::unique_ptr<Hook> checkpoint_hook;  ///< runs after all of `hooks`
+  SchedulerList schedulers;
+  HookList hooks;
+  LogProcessor log_processor;
   std::unique_ptr<Loader> train_loader;
-  std::unique_ptr<Loader> test_loader;  ///< null where the config has no test_dataloader
+  /// val_dataloader, else test_dataloader; null where the config has neither.
+  std::unique_ptr<Loader> test_loader;
+  Evaluator evaluator;  ///< what that one is measured by; empty: the default
   std::string resolved_config;
   nlohmann::json settings;  ///< what a resumed run must have in common with this one
-
-  /// Calls `f` with every hook, in the order in which they run.
-  template <class F>
-  void for_each_hook(const F& f) const {
-    for (const auto& hook : hooks) f(*hook);
-    f(*checkpoint_hook);
-  }
 
   /// Lets a fused optimizer keep copies of the weights in amp's dtype, and none in float32 or where
   /// the weights have that dtype themselves (master_weights): autocast takes them instead of
@@ -59,13 +57,17 @@ struct RunParts {
   void choose_shadow_weights() const;
 };
 
+/// The config's load_from, which `options` may set; empty where neither says one.
+std::filesystem::path read_load_from(Config& config, const RunOptions& options);
+
 /// Reads a whole config for training and builds every part; seeds LibTorch's generators first, with
 /// `checkpoint_seed` where neither options nor config give a seed. Throws UsageError with file and
 /// line for anything in the config that is unknown, ill-typed or out of range.
 RunParts build_training(Config& config, const RunOptions& options,
                         std::optional<uint64_t> checkpoint_seed = std::nullopt);
 
-/// Reads what testing needs: model, loss, precision and test_dataloader. The keys of training are
+/// Reads what testing needs: model, loss, precision, test_dataloader and test_evaluator (or, where
+/// they are missing, val_dataloader and val_evaluator). The keys of training are
 /// allowed, not read.
 RunParts build_testing(Config& config, const RunOptions& options);
 

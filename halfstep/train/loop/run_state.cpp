@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <iostream>
 #include <typeinfo>
+#include <utility>
 
 #include <ATen/Parallel.h>
 #include <c10/util/Type.h>
@@ -52,7 +53,7 @@ std::string class_name(const Hook& hook) {
 
 nlohmann::json hooks_to_json(const RunParts& parts) {
   auto result = nlohmann::json::array();
-  parts.for_each_hook([&](const Hook& hook) {
+  parts.hooks.for_each([&](const Hook& hook) {
     const auto state = hook.state();
     if (!state.is_null()) result.push_back({{"class", class_name(hook)}, {"state", state}});
   });
@@ -62,7 +63,7 @@ nlohmann::json hooks_to_json(const RunParts& parts) {
 void load_hooks(const RunParts& parts, const nlohmann::json& saved,
                 const std::filesystem::path& source) {
   std::vector<Hook*> left;
-  parts.for_each_hook([&](Hook& hook) { left.push_back(&hook); });
+  parts.hooks.for_each([&](Hook& hook) { left.push_back(&hook); });
   for (const auto& item : saved) {
     const auto wanted = item.at("class").get<std::string>();
     const auto hook = std::find_if(left.begin(), left.end(),
@@ -144,8 +145,7 @@ Checkpoint collect_state(const Trainer& trainer) {
   checkpoint.state["seed"] = parts.seed;
   checkpoint.state["scaler"] = scaler_to_json(trainer.scaler());
   if (trainer.fell_back()) checkpoint.state["fell_back"] = true;
-  auto& schedulers = checkpoint.state["schedulers"] = nlohmann::json::array();
-  if (parts.lr_scheduler) schedulers.push_back(parts.lr_scheduler->steps());
+  checkpoint.state["schedulers"] = parts.schedulers.counts();
   const auto& loader = *parts.train_loader;
   checkpoint.state["data"] = {{"examples", loader.dataset().size()}};
   checkpoint.state["hooks"] = hooks_to_json(parts);
@@ -157,22 +157,40 @@ Checkpoint collect_state(const Trainer& trainer) {
   return checkpoint;
 }
 
-std::optional<ResumePoint> find_resume_point(const RunOptions& options) {
+std::optional<ResumePoint> find_resume_point(const RunOptions& options,
+                                             const std::filesystem::path& load_from) {
   if (!options.resume) return std::nullopt;
   auto source = options.resume_from;
   if (source.empty()) {
     const auto files = list_checkpoints(options.work_dir);
-    if (files.empty()) return std::nullopt;
-    source = files.back();
+    source = files.empty() ? load_from : files.back();
+    if (source.empty()) return std::nullopt;
   }
   ResumePoint point{source, Checkpoint::load(source), 0};
   guard_state(source, [&] { point.checkpoint.state.at("seed").get_to(point.seed); });
   return point;
 }
 
-void restore_state(Trainer& trainer, const ResumePoint& from) {
+void load_initial_weights(Trainer& trainer, const std::filesystem::path& file) {
+  auto checkpoint = Checkpoint::load(file);
+  const auto& parts = trainer.parts();
+  parts.hooks.for_each([&](Hook& hook) { hook.after_load_checkpoint(trainer, checkpoint); });
+  const auto report = load_weights(checkpoint, *parts.model);
+  HALFSTEP_CHECK_USAGE(report.loaded > 0, "load_from", "'", file.string(),
+                       "' must have weights of this model, but none of its names and shapes fits; "
+                       "check load_from and model");
+  for (const auto& [names, what] :
+       {std::pair(&report.missing, "are not in it and keep their initial values"),
+        std::pair(&report.different, "have another shape in it and keep their initial values"),
+        std::pair(&report.unexpected, "of it are not in the model")})
+    if (!names->empty())
+      std::cerr << "warning: load_from '" << file.string() << "': " << detail::first_few(*names)
+                << " " << what << "\n";
+}
+
+void restore_state(Trainer& trainer, ResumePoint& from) {
   const auto& source = from.source;
-  const auto& checkpoint = from.checkpoint;
+  auto& checkpoint = from.checkpoint;
   const auto& state = checkpoint.state;
   guard_state(source, [&] {
     auto& parts = trainer.parts();
@@ -181,12 +199,12 @@ void restore_state(Trainer& trainer, const ResumePoint& from) {
     const auto progress = read_progress(trainer, state.at("progress"), source);
     if (state.value("fell_back", false)) trainer.fall_back();
     warn_where_bits_may_differ(trainer, state.at("environment"));
+    load_hooks(parts, state.at("hooks"), source);
+    parts.hooks.for_each([&](Hook& hook) { hook.after_load_checkpoint(trainer, checkpoint); });
     load_module(checkpoint, *parts.model);
     load_optimizer(checkpoint, parts.parameter_names, *parts.optimizer);
-    if (parts.lr_scheduler)
-      parts.lr_scheduler->set_steps(state.at("schedulers").at(0).get<int64_t>());
+    parts.schedulers.set_counts(state.at("schedulers").get<std::vector<int64_t>>());
     load_scaler(trainer.scaler(), state.at("scaler"));
-    load_hooks(parts, state.at("hooks"), source);
     trainer.progress() = progress;
     load_rng(checkpoint);
   });

@@ -21,13 +21,21 @@ struct ResumePoint {
   uint64_t seed = 0;  ///< the checkpoint's
 };
 
-/// Loads what `options` asks to resume from; nothing where a new run is asked for or the work dir
-/// has no checkpoint yet. Throws EnvironmentError for a file that is no checkpoint of a run.
-std::optional<ResumePoint> find_resume_point(const RunOptions& options);
+/// Loads what `options` asks to resume from: its file, else the newest of the work dir, else
+/// `load_from` where that is not empty. Nothing where a new run is asked for or there is none of
+/// these. Throws EnvironmentError for a file that is no checkpoint of a run.
+std::optional<ResumePoint> find_resume_point(const RunOptions& options,
+                                             const std::filesystem::path& load_from);
 
-/// Puts a checkpoint's state into a freshly built run. Throws UsageError where it was written with
-/// other settings (see settings.h), another number of examples, or a hook that is gone;
-/// EnvironmentError where it does not hold the state of such a run.
-void restore_state(Trainer& trainer, const ResumePoint& from);
+/// Gives the model of a new run the weights of `file`, once hooks have had it in hand, and warns of
+/// those that don't fit. Throws UsageError where none does, EnvironmentError for a file that is no
+/// checkpoint.
+void load_initial_weights(Trainer& trainer, const std::filesystem::path& file);
+
+/// Puts a checkpoint's state into a freshly built run, once hooks have had it in hand. Throws
+/// UsageError where it was written with other settings (see settings.h), another number of
+/// examples, or a hook that is gone; EnvironmentError where it does not hold the state of such a
+/// run.
+void restore_state(Trainer& trainer, ResumePoint& from);
 
 }  // namespace halfstep::train

@@ -11,8 +11,10 @@
 #include "halfstep/train/loop/precision_json.h"
 #include "halfstep/train/loop/stop_signal.h"
 
+#include <algorithm>
 #include <cmath>
 #include <iostream>
+#include <utility>
 
 #include <ATen/ops/isfinite.h>
 
@@ -40,7 +42,8 @@ GradScalerOptions without_stop(GradScalerOptions options) {
 
 Trainer::Trainer(Config config, const RunOptions& options)
     : device_(options.device),
-      resume_point_(find_resume_point(options)),
+      load_from_(read_load_from(config, options)),
+      resume_point_(find_resume_point(options, load_from_)),
       parts_(build_training(config, options,
                             resume_point_ ? std::optional(resume_point_->seed) : std::nullopt)),
       scaler_(without_stop(parts_.amp.loss_scale.options)),
@@ -50,8 +53,9 @@ Trainer::Trainer(Config config, const RunOptions& options)
   scaler_.name_parameters(parts_.model->named_parameters());
   if (resume_point_) {
     resume();
-  } else if (!options.resume) {
-    put_aside_ = work_dir_.put_earlier_run_aside();
+  } else {
+    if (!load_from_.empty()) load_initial_weights(*this, load_from_);
+    if (!options.resume) put_aside_ = work_dir_.put_earlier_run_aside();
   }
   write_file(work_dir_.config_file(), parts_.resolved_config);
 }
@@ -84,69 +88,145 @@ Trainer::Outcome Trainer::train() {
     stop_signal_ = signal.received();
     return stop_requested_ || stop_signal_ != 0;
   };
-  parts_.for_each_hook([&](Hook& hook) { hook.before_run(*this); });
+  parts_.hooks.for_each([&](Hook& hook) { hook.before_run(*this); });
   bool stopped = stop();
-  while (!stopped && progress_.epoch < parts_.max_epochs) {
-    parts_.train_loader->set_epoch(progress_.epoch);
-    while (!stopped && progress_.batch < parts_.train_loader->num_batches()) {
-      run_step();
-      parts_.for_each_hook([&](Hook& hook) { hook.after_step(*this); });
-      stopped = stop();
-    }
-    // A run stopped after an epoch's last batch evaluates when it is resumed.
-    if (!stopped) stopped = !finish_epoch(stop) || stop();
-  }
+  const bool was_finished = is_finished();
+  // A run that was stopped before its validation, or in it, is resumed with it.
+  if (!stopped && progress_.val_due) stopped = !validate(stop) || stop();
+  if (!stopped) stopped = parts_.loop.by_epoch ? train_by_epoch(stop) : train_by_iter(stop);
+  if (!parts_.loop.by_epoch && is_finished() && !was_finished) finish_big_epoch();
   // What came too late to shorten the run does not make it a stopped one.
-  if (progress_.epoch >= parts_.max_epochs) {
+  if (is_finished()) {
     stopped = false;
     stop_signal_ = 0;
     check_any_step_taken();
   }
   if (stopped) save_checkpoint();
-  parts_.for_each_hook([&](Hook& hook) { hook.after_run(*this); });
+  parts_.hooks.for_each([&](Hook& hook) { hook.after_run(*this); });
   return stopped ? Outcome::stopped : Outcome::finished;
 }
 
-/// Evaluates and counts the epoch; returns false, and changes nothing, where `stop` came first.
-bool Trainer::finish_epoch(const std::function<bool()>& stop) {
-  settle();
-  if (parts_.test_loader) {
-    evaluation_ =
-        evaluate(*parts_.model, parts_.loss, *parts_.test_loader, device_, parts_.amp, stop);
-    if (!evaluation_) return false;
-  }
-  if (parts_.lr_scheduler && parts_.schedule_by_epoch) parts_.lr_scheduler->step();
-  ++progress_.epoch;
-  progress_.batch = 0;
-  parts_.for_each_hook([&](Hook& hook) { hook.after_epoch(*this); });
-  return true;
+bool Trainer::is_finished() const {
+  const int64_t done = parts_.loop.by_epoch ? progress_.epoch : progress_.step;
+  return done >= parts_.loop.length && !progress_.val_due;
 }
 
-/// A step whose failure, where LibTorch's own, says which step it was.
-void Trainer::run_step() try {
-  train_step(parts_.train_loader->batch(progress_.batch));
-} catch (const c10::OutOfMemoryError& error) {
-  halfstep::detail::raise<EnvironmentError>(
-      "train", "step ", progress_.step + 1,
-      " must fit into memory, but LibTorch says: ", error.what_without_backtrace(),
-      "; make batch_size or the model smaller");
-} catch (const c10::Error& error) {
-  halfstep::detail::raise<UsageError>(
-      "train", "step ", progress_.step + 1,
-      " must run, but LibTorch says: ", error.what_without_backtrace(),
-      "; check that the data's shape fits the model, and that every label is below the number of "
-      "the model's outputs");
+/// Returns true where `stop` ended it.
+bool Trainer::train_by_epoch(const Stop& stop) {
+  bool stopped = false;
+  while (!stopped && !is_finished()) {
+    const int64_t batches = parts_.train_loader->num_batches();
+    parts_.train_loader->set_epoch(progress_.epoch);
+    if (progress_.batch < batches)
+      parts_.hooks.for_each([&](Hook& hook) { hook.before_train_epoch(*this); });
+    while (!stopped && progress_.batch < batches) {
+      run_iter();
+      stopped = stop();
+    }
+    if (stopped) break;  // also after the last batch: the epoch ends when the run is resumed
+    finish_epoch();
+    stopped = (progress_.val_due && !validate(stop)) || stop();
+  }
+  return stopped;
+}
+
+/// The same, as one big epoch over as many passes over the data as it takes.
+bool Trainer::train_by_iter(const Stop& stop) {
+  if (is_finished()) return false;
+  parts_.hooks.for_each([&](Hook& hook) { hook.before_train_epoch(*this); });
+  bool stopped = false;
+  while (!stopped && !is_finished()) {
+    if (progress_.batch == parts_.train_loader->num_batches()) {
+      ++progress_.epoch;
+      progress_.batch = 0;
+    }
+    parts_.train_loader->set_epoch(progress_.epoch);
+    run_iter();
+    stopped = stop();
+    if (!stopped && progress_.val_due) stopped = !validate(stop) || stop();
+  }
+  return stopped;
+}
+
+void Trainer::finish_big_epoch() {
+  settle();
+  parts_.hooks.for_each([&](Hook& hook) { hook.after_train_epoch(*this); });
+  save_requested();
+}
+
+void Trainer::finish_epoch() {
+  settle();
+  ++progress_.epoch;
+  progress_.batch = 0;
+  progress_.val_due = parts_.test_loader && parts_.loop.validates_after(progress_.epoch);
+  parts_.hooks.for_each([&](Hook& hook) { hook.after_train_epoch(*this); });
+  save_requested();
+}
+
+/// Returns false, and leaves the validation to be made, where `stop` came first.
+bool Trainer::validate(const Stop& stop) {
+  if (!parts_.test_loader) {  // the run that was saved had one
+    progress_.val_due = false;
+    return true;
+  }
+  settle();
+  const auto each = [this](auto&& f) { parts_.hooks.for_each(f); };
+  each([&](Hook& hook) { hook.before_val_epoch(*this); });
+  EvaluateOptions options{.stop = stop};
+  options.before_batch = [&](int64_t number, const Batch& batch) {
+    each([&](Hook& hook) { hook.before_val_iter(*this, number, batch); });
+  };
+  options.after_batch = [&](int64_t number, const Batch& batch) {
+    each([&](Hook& hook) { hook.after_val_iter(*this, number, batch); });
+  };
+  evaluation_ = evaluate(*parts_.model, parts_.loss, *parts_.test_loader, device_, parts_.amp,
+                         parts_.evaluator, options);
+  if (evaluation_) progress_.val_due = false;
+  const auto metrics = evaluation_ ? evaluation_->metrics : Metrics();
+  each([&](Hook& hook) { hook.after_val_epoch(*this, metrics); });
+  save_requested();
+  return evaluation_.has_value();
+}
+
+/// One step with its hooks. Where it fails and the failure is LibTorch's own, the error says which
+/// step it was.
+void Trainer::run_iter() {
+  const auto step = progress_.step + 1;
+  const auto at_step = [&](const auto& part) {
+    try {
+      return part();
+    } catch (const c10::OutOfMemoryError& error) {
+      halfstep::detail::raise<EnvironmentError>(
+          "train", "step ", step,
+          " must fit into memory, but LibTorch says: ", error.what_without_backtrace(),
+          "; make batch_size or the model smaller");
+    } catch (const c10::Error& error) {
+      halfstep::detail::raise<UsageError>(
+          "train", "step ", step, " must run, but LibTorch says: ", error.what_without_backtrace(),
+          "; check that the data's shape fits the model, and that every label is below the number "
+          "of the model's outputs");
+    }
+  };
+  const auto batch = at_step([&] { return parts_.train_loader->batch(progress_.batch); });
+  parts_.hooks.for_each([&](Hook& hook) { hook.before_train_iter(*this, batch); });
+  at_step([&] { train_step(batch); });
+  parts_.hooks.for_each([&](Hook& hook) { hook.after_train_iter(*this, batch); });
+  save_requested();
 }
 
 void Trainer::train_step(const Batch& batch) {
   parts_.optimizer->zero_grad();
   const auto loss = forward_and_backward(to_device(batch, device_));
   settle();  // the step before, whose successor a GPU has been given by now
+  parts_.hooks.for_each([&](Hook& hook) { hook.after_backward(*this); });
+  message_hub_.update_scalar("train/lr", learning_rate());
   outcome_.note(scaler_.step(*parts_.optimizer));
   scaler_.update();
   loss_ = loss.detach();
   ++progress_.batch;
   ++progress_.step;
+  if (!parts_.loop.by_epoch)
+    progress_.val_due = parts_.test_loader && parts_.loop.validates_after(progress_.step);
   // A run that falls back must do so before it scales another loss.
   if (outcome_.is_known() || scaler_.diagnosis()) settle();
 }
@@ -154,7 +234,7 @@ void Trainer::train_step(const Batch& batch) {
 void Trainer::settle() {
   const auto result = outcome_.take();
   if (!result) return;
-  if (parts_.lr_scheduler && !parts_.schedule_by_epoch) parts_.lr_scheduler->step(*result);
+  parts_.hooks.for_each([&](Hook& hook) { hook.after_outcome(*this, *result); });
   skipped_in_a_row_ = result->stepped() ? 0 : skipped_in_a_row_ + 1;
   if (!result->stepped()) ++progress_.skipped_steps;
   if (check_overflows()) return;  // the loss at hand is the overflow's
@@ -267,12 +347,34 @@ void Trainer::check_any_step_taken() const {
 std::filesystem::path Trainer::save_checkpoint() {
   settle();
   auto file = work_dir_.checkpoint_file(progress_.step);
-  if (saved_ == progress_) return file;
+  if (saved_ != progress_) write_checkpoint(file);
+  saved_ = progress_;
+  last_saved_ = file;
+  return file;
+}
+
+void Trainer::request_checkpoint(const std::string& name) {
+  if (std::find(requested_.begin(), requested_.end(), name) == requested_.end())
+    requested_.push_back(name);
+}
+
+void Trainer::save_requested() {
+  for (const auto& name : std::exchange(requested_, {})) {
+    settle();
+    if (name.empty())
+      save_checkpoint();
+    else
+      write_checkpoint(work_dir_.checkpoint_folder() / name);
+  }
+}
+
+void Trainer::write_checkpoint(const std::filesystem::path& file) {
   check_numbers();
   check_weights();
-  collect_state(*this).save(file);
-  saved_ = progress_;
-  return file;
+  auto checkpoint = collect_state(*this);
+  parts_.hooks.for_each([&](Hook& hook) { hook.before_save_checkpoint(*this, checkpoint); });
+  checkpoint.save(file);
+  parts_.hooks.for_each([&](Hook& hook) { hook.after_save_checkpoint(*this, file); });
 }
 
 }  // namespace halfstep::train

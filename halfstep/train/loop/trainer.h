@@ -3,6 +3,7 @@
 #include "halfstep/inspect/precision_report.h"
 #include "halfstep/scaling/grad_scaler.h"
 #include "halfstep/train/files/checkpoint.h"
+#include "halfstep/train/hooks/message_hub.h"
 #include "halfstep/train/loop/evaluate.h"
 #include "halfstep/train/loop/late_outcome.h"
 #include "halfstep/train/loop/progress.h"
@@ -15,6 +16,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace halfstep::train {
 
@@ -34,11 +37,12 @@ class Trainer {
   /// the checkpoint, EnvironmentError for data, checkpoints or a work dir that can't be used.
   Trainer(Config config, const RunOptions& options);
 
-  /// How train() ended: at max_epochs, or before it because a signal or a hook asked for it.
+  /// How train() ended: at max_epochs or max_iters, or before because a signal or a hook asked for
+  /// it.
   enum class Outcome { finished, stopped };
 
-  /// Trains to max_epochs, or until SIGINT, SIGTERM or a hook's request_stop(); a stopped run has
-  /// saved a checkpoint. Throws UsageError where
+  /// Trains to max_epochs or max_iters, or until SIGINT, SIGTERM or a hook's request_stop(); a
+  /// stopped run has saved a checkpoint. Throws UsageError where
   ///   - the loss is not finite and the step was taken all the same, or 10 steps in a row were
   ///     skipped (on CUDA the loss is read every 200 steps, before each save and after 10 skips),
   ///   - overflows go on at the minimum loss scale and `at_min_scale` is stop,
@@ -64,8 +68,18 @@ class Trainer {
 
   /// Saves the present state into the work dir, unless it is there already, and returns the file.
   /// Syncs. Throws UsageError, and writes nothing, where the loss or a trained weight is not
-  /// finite.
+  /// finite. A hook asks for it with request_checkpoint(), so that hooks after it are saved too.
   std::filesystem::path save_checkpoint();
+
+  /// Has the present state saved once all hooks of the present point (after_train_iter,
+  /// after_train_epoch, after_val_epoch; of any other point: the next of these) have run: into the
+  /// work dir's file of this step or, with a `name`, into that file beside it.
+  void request_checkpoint(const std::string& name = "");
+
+  /// Adds a hook behind those of its priority.
+  void register_hook(std::unique_ptr<Hook> hook, std::optional<int64_t> priority = std::nullopt) {
+    parts_.hooks.add(std::move(hook), priority);
+  }
 
   /// What the config named, built.
   RunParts& parts() { return parts_; }
@@ -79,12 +93,18 @@ class Trainer {
   /// Where the run stands; whether the last step was skipped may be missing before settle().
   const Progress& progress() const { return progress_; }
   Progress& progress() { return progress_; }
+  /// Steps of the whole run.
+  int64_t total_steps() const { return parts_.loop.steps(parts_.train_loader->num_batches()); }
+  /// Numbers the run's parts tell each other and the log.
+  MessageHub& message_hub() { return message_hub_; }
+  const MessageHub& message_hub() const { return message_hub_; }
 
   /// The loss of the last step, unscaled, detached, on the device: reading it syncs.
   const torch::Tensor& loss() const { return loss_; }
-  /// The first group's rate, as of the steps that are settled.
+  /// The first group's rate, as of the steps that are settled: the next step's. The message hub has
+  /// that of the last one as "train/lr".
   double learning_rate() const;
-  /// Of the last finished epoch, where there is test data.
+  /// Of the last validation, where there is data for it.
   const std::optional<Evaluation>& evaluation() const { return evaluation_; }
   /// In which dtype the layers and the loss ran, counted from the dispatcher over counted_steps()
   /// of this process's steps.
@@ -99,15 +119,28 @@ class Trainer {
   int64_t steps_of_this_process() const { return progress_.step - first_step_; }
   /// The signal that stopped the run, or 0.
   int stop_signal() const { return stop_signal_; }
+  /// True while a checkpoint is read to go on from, not for its weights alone.
+  bool is_resuming() const { return resume_point_.has_value(); }
+  /// The last checkpoint of a step that this process saved, or found saved; empty for none.
+  const std::filesystem::path& last_saved() const { return last_saved_; }
   /// What was resumed from, and where checkpoints that are not this run's past went, if anything.
   const std::filesystem::path& resumed_from() const { return resumed_from_; }
   const std::optional<std::filesystem::path>& put_aside() const { return put_aside_; }
 
  private:
+  using Stop = std::function<bool()>;
+
   void resume();
-  bool finish_epoch(const std::function<bool()>& stop);
-  void run_step();
+  bool train_by_epoch(const Stop& stop);
+  bool train_by_iter(const Stop& stop);
+  bool is_finished() const;
+  void run_iter();
   void train_step(const Batch& batch);
+  void finish_epoch();
+  void finish_big_epoch();
+  bool validate(const Stop& stop);
+  void save_requested();
+  void write_checkpoint(const std::filesystem::path& file);
   torch::Tensor forward(const Batch& batch);
   torch::Tensor forward_and_backward(const Batch& batch);
   std::string place() const;
@@ -117,11 +150,13 @@ class Trainer {
   bool check_overflows();  // true where it fell back
 
   c10::Device device_;
+  std::filesystem::path load_from_;
   std::optional<ResumePoint> resume_point_;
   RunParts parts_;
   GradScaler scaler_;
   WorkDir work_dir_;
   Progress progress_;
+  MessageHub message_hub_;
   LateOutcome outcome_;
   int64_t first_step_ = 0;
   torch::Tensor loss_;
@@ -135,6 +170,8 @@ class Trainer {
   bool stop_requested_ = false;
   int stop_signal_ = 0;
   std::optional<Progress> saved_;
+  std::filesystem::path last_saved_;
+  std::vector<std::string> requested_;  // names of checkpoints; empty: the step's own
   std::filesystem::path resumed_from_;
   std::optional<std::filesystem::path> put_aside_;
 };

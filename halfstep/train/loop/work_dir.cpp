@@ -36,7 +36,7 @@ std::shared_ptr<const int> lock_folder(const fs::path& folder) {
 }
 
 // The N of step_N.safetensors, nothing for any other name.
-std::optional<int64_t> step_of(const std::string& name) {
+std::optional<int64_t> step_of(std::string_view name) {
   constexpr std::string_view prefix = "step_";
   constexpr std::string_view suffix = ".safetensors";
   if (name.size() <= prefix.size() + suffix.size() || !name.starts_with(prefix) ||
@@ -48,13 +48,24 @@ std::optional<int64_t> step_of(const std::string& name) {
   return result.ec == std::errc() && result.ptr == end ? std::optional(step) : std::nullopt;
 }
 
-std::multimap<int64_t, fs::path> checkpoints_by_step(const fs::path& work_dir) {
+bool is_best(const fs::path& file) {
+  return file.filename().string().starts_with("best_");
+}
+
+// Also of best_METRIC_step_N.safetensors.
+std::optional<int64_t> step_of_any(const std::string& name) {
+  if (!is_best(name)) return step_of(name);
+  const auto place = name.rfind("step_");
+  return place == name.npos ? std::nullopt : step_of(std::string_view(name).substr(place));
+}
+
+std::multimap<int64_t, fs::path> files_by_step(const fs::path& work_dir) {
   const fs::path folder = work_dir / "checkpoints";
   std::multimap<int64_t, fs::path> files;
   std::error_code error;
   fs::directory_iterator entry(folder, error);
   for (const fs::directory_iterator end; !error && entry != end; entry.increment(error))
-    if (const auto step = step_of(entry->path().filename().string()))
+    if (const auto step = step_of_any(entry->path().filename().string()))
       files.emplace(*step, entry->path());
   HALFSTEP_CHECK_ENVIRONMENT(!error || error == std::errc::no_such_file_or_directory, "work dir",
                              "'", folder.string(), "' must be a folder that can be read, but ",
@@ -100,7 +111,8 @@ std::optional<fs::path> WorkDir::put_earlier_run_aside() {
   const fs::path aside = make_aside_folder();
   std::error_code error;
   for (const auto& entry :
-       {checkpoint_folder(), log_file(), config_file(), precision_report_file()}) {
+       {checkpoint_folder(), log_file(), scalars_file().parent_path(), config_file(),
+        precision_report_file()}) {
     std::error_code missing;
     if (!error && fs::exists(entry, missing)) fs::rename(entry, aside / entry.filename(), error);
   }
@@ -110,14 +122,15 @@ std::optional<fs::path> WorkDir::put_earlier_run_aside() {
 }
 
 std::optional<fs::path> WorkDir::put_later_checkpoints_aside(int64_t step) {
-  const auto files = checkpoints_by_step(root_);
-  const auto first = files.upper_bound(step);
-  if (first == files.end()) return std::nullopt;
+  std::vector<fs::path> later;
+  for (const auto& [number, file] : files_by_step(root_))
+    if (number > step) later.push_back(file);
+  if (later.empty()) return std::nullopt;
   const fs::path aside = make_aside_folder();
   std::error_code error;
   fs::create_directory(aside / "checkpoints", error);
-  for (auto file = first; file != files.end() && !error; ++file)
-    fs::rename(file->second, aside / "checkpoints" / file->second.filename(), error);
+  for (const auto& file : later)
+    if (!error) fs::rename(file, aside / "checkpoints" / file.filename(), error);
   check_moved(error, root_, aside);
   return aside;
 }
@@ -128,7 +141,8 @@ fs::path WorkDir::checkpoint_file(int64_t step) const {
 
 std::vector<fs::path> list_checkpoints(const fs::path& work_dir) {
   std::vector<fs::path> files;
-  for (const auto& [step, file] : checkpoints_by_step(work_dir)) files.push_back(file);
+  for (const auto& [step, file] : files_by_step(work_dir))
+    if (!is_best(file)) files.push_back(file);
   return files;
 }
 

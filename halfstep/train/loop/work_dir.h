@@ -11,7 +11,8 @@ namespace halfstep::train {
 /// no such folder. Throws EnvironmentError where it can't be read.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& work_dir);
 
-/// The folder of a run: config.yaml (resolved), log.jsonl, checkpoints/step_N.safetensors.
+/// The folder of a run: config.yaml (resolved), log.jsonl, vis_data/scalars.json,
+/// checkpoints/step_N.safetensors and best_METRIC_step_N.safetensors beside them.
 class WorkDir {
  public:
   /// Makes the folder and holds it for this object's life. Throws EnvironmentError where it can't
@@ -31,6 +32,7 @@ class WorkDir {
   std::filesystem::path config_file() const { return root_ / "config.yaml"; }
   std::filesystem::path log_file() const { return root_ / "log.jsonl"; }
   std::filesystem::path precision_report_file() const { return root_ / "precision_report.json"; }
+  std::filesystem::path scalars_file() const { return root_ / "vis_data" / "scalars.json"; }
   std::filesystem::path checkpoint_folder() const { return root_ / "checkpoints"; }
   std::filesystem::path checkpoint_file(int64_t step) const;
 

@@ -69,7 +69,8 @@ optim::Schedule make_linear_lr(Config& config) {
 optim::Schedule make_polynomial_lr(Config& config) {
   const auto total_iters = config.get<int64_t>("total_iters", 5);
   const auto power = config.get<double>("power", 1.0);
-  return at_place(config, [&] { return optim::polynomial_lr(total_iters, power); });
+  const auto eta_min = config.get<double>("eta_min", 0.0);
+  return at_place(config, [&] { return optim::polynomial_lr(total_iters, power, eta_min); });
 }
 
 optim::Schedule make_cosine_annealing_lr(Config& config) {

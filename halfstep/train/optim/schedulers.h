@@ -18,7 +18,7 @@ optim::Schedule make_exponential_lr(Config& config);
 optim::Schedule make_constant_lr(Config& config);
 /// Keys: start_factor (1/3), end_factor (1.0), total_iters (5).
 optim::Schedule make_linear_lr(Config& config);
-/// Keys: total_iters (5), power (1.0).
+/// Keys: total_iters (5), power (1.0), eta_min (0.0).
 optim::Schedule make_polynomial_lr(Config& config);
 /// Keys: T_max, eta_min (0.0).
 optim::Schedule make_cosine_annealing_lr(Config& config);

@@ -1,7 +1,15 @@
 #include "halfstep/train/data/mnist.h"
 #include "halfstep/train/hooks/checkpoint_hook.h"
+#include "halfstep/train/hooks/early_stopping_hook.h"
+#include "halfstep/train/hooks/ema_hook.h"
+#include "halfstep/train/hooks/gradient_statistics_hook.h"
+#include "halfstep/train/hooks/iter_timer_hook.h"
 #include "halfstep/train/hooks/logger_hook.h"
+#include "halfstep/train/hooks/param_scheduler_hook.h"
+#include "halfstep/train/hooks/runtime_info_hook.h"
 #include "halfstep/train/losses/losses.h"
+#include "halfstep/train/metrics/accuracy.h"
+#include "halfstep/train/metrics/mean_error.h"
 #include "halfstep/train/models/conv_net.h"
 #include "halfstep/train/models/gpt.h"
 #include "halfstep/train/models/mlp.h"
@@ -27,6 +35,15 @@ R filled(std::string kind,
 template <class T>
 std::unique_ptr<Hook> make_hook(Config& config) {
   return std::make_unique<T>(config);
+}
+
+std::unique_ptr<Metric> make_accuracy(Config& config) {
+  return std::make_unique<Accuracy>(config);
+}
+
+template <MeanError::Kind kind>
+std::unique_ptr<Metric> make_mean_error(Config& config) {
+  return std::make_unique<MeanError>(config, kind);
 }
 
 }  // namespace
@@ -83,9 +100,23 @@ SchedulerRegistry& schedulers() {
 }
 
 HookRegistry& hooks() {
-  static auto registry = filled<HookRegistry>(
-      "hook",
-      {{"CheckpointHook", make_hook<CheckpointHook>}, {"LoggerHook", make_hook<LoggerHook>}});
+  static auto registry =
+      filled<HookRegistry>("hook", {{"CheckpointHook", make_hook<CheckpointHook>},
+                                    {"EMAHook", make_hook<EMAHook>},
+                                    {"EarlyStoppingHook", make_hook<EarlyStoppingHook>},
+                                    {"GradientStatisticsHook", make_hook<GradientStatisticsHook>},
+                                    {"IterTimerHook", make_hook<IterTimerHook>},
+                                    {"LoggerHook", make_hook<LoggerHook>},
+                                    {"ParamSchedulerHook", make_hook<ParamSchedulerHook>},
+                                    {"RuntimeInfoHook", make_hook<RuntimeInfoHook>}});
+  return registry;
+}
+
+MetricRegistry& metrics() {
+  static auto registry =
+      filled<MetricRegistry>("metric", {{"Accuracy", make_accuracy},
+                                        {"MAE", make_mean_error<MeanError::Kind::absolute>},
+                                        {"MSE", make_mean_error<MeanError::Kind::squared>}});
   return registry;
 }
 

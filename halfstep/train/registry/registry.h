@@ -15,6 +15,7 @@
 namespace halfstep::train {
 
 class Hook;
+class Metric;
 
 /// A loss: (model output, target) → 0-dim tensor.
 using Loss = std::function<torch::Tensor(const torch::Tensor&, const torch::Tensor&)>;
@@ -26,7 +27,7 @@ namespace detail {
 }  // namespace detail
 
 /// Names that a config's `type:` may hold, with what builds them. One per kind of part, see
-/// models() … hooks() below.
+/// models() … metrics() below.
 ///
 /// A user's program registers its own classes before it calls halfstep::train::main:
 ///
@@ -75,6 +76,7 @@ using OptimizerRegistry =
     Registry<std::unique_ptr<torch::optim::Optimizer>, std::vector<torch::Tensor>>;
 using SchedulerRegistry = Registry<optim::Schedule>;
 using HookRegistry = Registry<std::unique_ptr<Hook>>;
+using MetricRegistry = Registry<std::unique_ptr<Metric>>;
 
 /// The registries, with the built-in classes already in them. Fill them before threads start.
 ModelRegistry& models();
@@ -83,5 +85,6 @@ LossRegistry& losses();
 OptimizerRegistry& optimizers();
 SchedulerRegistry& schedulers();
 HookRegistry& hooks();
+MetricRegistry& metrics();
 
 }  // namespace halfstep::train

@@ -24,7 +24,7 @@ struct Line : train::Model {
 
 struct TellSteps : train::Hook {
   int64_t steps = 0;
-  void after_step(train::Trainer&) override { ++steps; }
+  void after_train_iter(train::Trainer&, const train::Batch&) override { ++steps; }
   void after_run(train::Trainer&) override {
     std::cout << "my own hook saw " << steps << " steps\n";
   }

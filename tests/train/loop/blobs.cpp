@@ -49,12 +49,12 @@ class DropoutNet : public Model {
 // Its state and the weights go wrong together where a checkpoint is written before it ran.
 class Drift : public Hook {
  public:
-  void after_step(Trainer& trainer) override {
+  void after_train_iter(Trainer& trainer, const Batch&) override {
     const torch::NoGradGuard no_grad;
     seen_ = 0.5 * seen_ + trainer.loss().item<double>();
     trainer.parts().model->parameters().back().add_(1e-3 * seen_);
   }
-  void after_epoch(Trainer&) override { seen_ += 1; }
+  void after_train_epoch(Trainer&) override { seen_ += 1; }
   nlohmann::json state() const override { return seen_; }
   void load_state(const nlohmann::json& state) override { state.get_to(seen_); }
 

@@ -29,7 +29,8 @@ struct TwoDropouts : Model {
 class Evaluate : public ::testing::Test {
  protected:
   std::optional<Evaluation> run(const Loss& loss, const std::function<bool()>& stop = {}) {
-    return evaluate(*model_, loss, loader_, c10::kCPU, AmpSettings{}, stop);
+    Evaluator none;
+    return evaluate(*model_, loss, loader_, c10::kCPU, AmpSettings{}, none, {.stop = stop});
   }
   void expect_modes_as_before() {
     EXPECT_TRUE(model_->is_training());

@@ -74,7 +74,7 @@ HALFSTEP_ON_EACH_DEVICE(LateOutcomeGpu);
 /// What a hook of the user sees after each step, without settling it.
 struct Look : Hook {
   std::vector<int64_t> skipped;
-  void after_step(Trainer& trainer) override {
+  void after_train_iter(Trainer& trainer, const Batch&) override {
     skipped.push_back(trainer.progress().skipped_steps);
   }
 };
@@ -82,7 +82,7 @@ struct Look : Hook {
 struct StopAt : Hook {
   int64_t step;
   explicit StopAt(int64_t at) : step(at) {}
-  void after_step(Trainer& trainer) override {
+  void after_train_iter(Trainer& trainer, const Batch&) override {
     if (trainer.progress().step == step) trainer.request_stop();
   }
 };
@@ -137,8 +137,8 @@ class LateRun : public ::testing::TestWithParam<int64_t> {
       Trainer trainer(config(more), options);
       auto look = std::make_unique<Look>();
       auto& seen = look->skipped;
-      trainer.parts().hooks.push_back(std::move(look));
-      trainer.parts().hooks.push_back(std::make_unique<StopAt>(at));
+      trainer.register_hook(std::move(look), priority::low);
+      trainer.register_hook(std::make_unique<StopAt>(at));
       trainer.train();
       left.looks.insert(left.looks.end(), seen.begin(), seen.end());
       left.progress = trainer.progress();
@@ -161,7 +161,7 @@ TEST_P(LateRun, LeavesWhatARunLeavesThatKnowsAtOnce) {
   // A hook that does not settle looks too early, unless the logger did it, which runs first.
   const auto bad = static_cast<size_t>(GetParam());
   EXPECT_EQ(at_once.looks[bad - 1], 1);
-  EXPECT_EQ(late.looks[bad - 1], (bad - 1) % 3 == 0 ? 1 : 0);
+  EXPECT_EQ(late.looks[bad - 1], bad % 3 == 0 ? 1 : 0);
   late.looks = at_once.looks;
   EXPECT_EQ(late.log, at_once.log);
   EXPECT_TRUE(late == at_once);
@@ -264,7 +264,7 @@ TEST_F(LateTrainer, CountsWhatTheScalerSkippedOnAGpu) {
   const auto report = trainer.scaler().overflows();
   EXPECT_GT(report.skipped_steps, 0) << "no overflow happened: the test proves nothing";
   EXPECT_EQ(trainer.progress().skipped_steps, report.skipped_steps);
-  EXPECT_EQ(trainer.parts().lr_scheduler->steps(), 12 - report.skipped_steps);
+  EXPECT_EQ(trainer.parts().schedulers.counts()[0], 12 - report.skipped_steps);
 }
 
 }  // namespace

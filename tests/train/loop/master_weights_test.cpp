@@ -113,9 +113,10 @@ TEST_F(TrainMasters, TestingTakesTheCheckpoint) {
   auto run = trainer(wrapper);
   run->train();
   auto testing_config = config(wrapper);
-  const auto parts = build_testing(testing_config, {});
+  auto parts = build_testing(testing_config, {});
   load_module(Checkpoint::load(run->save_checkpoint()), *parts.model);
-  const auto result = *evaluate(*parts.model, parts.loss, *parts.test_loader, c10::kCPU, parts.amp);
+  const auto result = *evaluate(*parts.model, parts.loss, *parts.test_loader, c10::kCPU, parts.amp,
+                                parts.evaluator);
   EXPECT_EQ(result.loss, run->evaluation()->loss);
   auto float32 = config("{type: OptimWrapper, optimizer: {type: Adam, master_weights: float32}}");
   EXPECT_ERROR(build_testing(float32, {}), UsageError, "master_weights must be none", "--amp");

@@ -19,7 +19,7 @@ using halfstep::testing::TempFolder;
 struct StopAt : Hook {
   int64_t step;
   explicit StopAt(int64_t at) : step(at) {}
-  void after_step(Trainer& trainer) override {
+  void after_train_iter(Trainer& trainer, const Batch&) override {
     if (trainer.progress().step == step) trainer.request_stop();
   }
 };
@@ -76,7 +76,7 @@ class Resume : public ::testing::TestWithParam<Case> {
     for (const auto stop : stops) {
       torch::manual_seed(1000 + stop);  // what a new process finds in the generator must not matter
       Trainer trainer(config(), options);
-      trainer.parts().hooks.push_back(std::make_unique<StopAt>(stop));
+      trainer.register_hook(std::make_unique<StopAt>(stop));
       trainer.train();
       skipped_ = trainer.progress().skipped_steps;
       scale_ = trainer.scaler().get_scale();
@@ -119,7 +119,7 @@ class ResumeErrors : public ::testing::Test {
   // A run that is stopped after 3 steps.
   void start(const std::string& assignment = "", bool amp = false) {
     Trainer trainer(config(assignment), {.work_dir = dir_.path(), .amp = amp});
-    trainer.parts().hooks.push_back(std::make_unique<StopAt>(3));
+    trainer.register_hook(std::make_unique<StopAt>(3));
     trainer.train();
   }
   void resume(const std::string& assignment = "", RunOptions options = {}) {

@@ -156,15 +156,8 @@ TEST_F(TrainerTest, SchedulerByStepCountsTheStepsThatWereTaken) {
   const auto taken = run.progress().step - run.progress().skipped_steps;
   EXPECT_GT(run.progress().skipped_steps, 0) << "no overflow happened: the test proves nothing";
   EXPECT_GT(taken, 0);
-  EXPECT_EQ(run.parts().lr_scheduler->steps(), taken);
+  EXPECT_EQ(run.parts().schedulers.counts()[0], taken);
   EXPECT_DOUBLE_EQ(run.learning_rate(), 0.01 * std::pow(0.5, taken));
-}
-
-TEST_F(TrainerTest, TwoSchedulersAreRefused) {
-  EXPECT_ERROR(
-      trainer(
-          {"param_scheduler=[{type: StepLR, step_size: 1}, {type: ExponentialLR, gamma: 0.5}]"}),
-      UsageError, "param_scheduler", "must hold one scheduler at most");
 }
 
 TEST_F(TrainerTest, StaticScaleIsKeptAndSkipsOnOverflow) {
@@ -233,14 +226,14 @@ TEST_F(TrainerTest, FallsBackToAWiderPrecisionAndStaysThere) {
   const auto expected = read_file(unbroken.work_dir().checkpoint_file(12));
 
   struct StopAt8 : Hook {
-    void after_step(Trainer& t) override {
+    void after_train_iter(Trainer& t, const Batch&) override {
       if (t.progress().step == 8) t.request_stop();
     }
   };
   TempFolder other;
   {
     Trainer first(config(overrides), {.work_dir = other.path()});
-    first.parts().hooks.push_back(std::make_unique<StopAt8>());
+    first.register_hook(std::make_unique<StopAt8>());
     first.train();
     ASSERT_EQ(first.progress().step, 8);
   }
@@ -325,7 +318,7 @@ TEST_F(TrainerTest, AStopInBeforeRunComesBeforeAnyStep) {
     void before_run(Trainer& t) override { t.request_stop(); }
   };
   auto run = trainer();
-  run.parts().hooks.push_back(std::make_unique<Stop>());
+  run.register_hook(std::make_unique<Stop>());
   EXPECT_EQ(run.train(), Trainer::Outcome::stopped);
   EXPECT_EQ(run.progress().step, 0);
 }
@@ -336,7 +329,8 @@ TEST_F(TrainerTest, ASignalEndsAnEvaluationWhichIsMadeAgainOnResume) {
     Trainer run(config_with_signal(), {.work_dir = dir_.path()});
     EXPECT_EQ(run.train(), Trainer::Outcome::stopped);
     EXPECT_EQ(run.stop_signal(), SIGTERM);
-    EXPECT_EQ(run.progress(), (Progress{.epoch = 0, .batch = 6, .step = 6, .skipped_steps = 0}));
+    EXPECT_EQ(run.progress(),
+              (Progress{.epoch = 1, .batch = 0, .step = 6, .skipped_steps = 0, .val_due = true}));
     EXPECT_FALSE(run.evaluation().has_value());
   }
   const TempFolder whole;
@@ -351,12 +345,12 @@ TEST_F(TrainerTest, ASignalEndsAnEvaluationWhichIsMadeAgainOnResume) {
 
 TEST_F(TrainerTest, SignalStopsAfterTheStepAndSaves) {
   struct Raise : Hook {
-    void after_step(Trainer& t) override {
+    void after_train_iter(Trainer& t, const Batch&) override {
       if (t.progress().step == 4) std::raise(SIGTERM);
     }
   };
   auto run = trainer();
-  run.parts().hooks.insert(run.parts().hooks.begin(), std::make_unique<Raise>());
+  run.register_hook(std::make_unique<Raise>());
   EXPECT_EQ(run.train(), Trainer::Outcome::stopped);
   EXPECT_EQ(run.stop_signal(), SIGTERM);
   EXPECT_EQ(run.progress().step, 4);

@@ -80,16 +80,17 @@ class CommandTest(unittest.TestCase):
         pairs = list(zip(scales, scales[1:]))
         self.assertGreater(sum(after < before for before, after in pairs), 1, scales)
         self.assertGreater(sum(after > before for before, after in pairs), 1, scales)
-        self.assertGreater(float(re.search(r"test accuracy (0\.\d+)", output)[1]), 0.75)
+        self.assertGreater(float(re.search(r"^Epoch\(val\) .* accuracy: (0\.\d+)", output, re.M)[1]), 0.75)
 
     def test_train_amp_learns_and_says_what_ran(self):
         output = self.train("--amp", options=["train_dataloader.batch_size=16"])
         self.assertRegex(output, r"halfstep \d+\.\d+\.\d+, LibTorch \d+\.\d+\.\d+\ndevice cpu \(\d+ threads?\), dtype bfloat16 \(autocast\), loss scale off")
-        # The first step says nothing about the speed of the others.
-        self.assertRegex(output, r"Train Epoch: 1 \[0/480\] Loss: \d+\.\d{6}  lr 0\.001  loss scale off  skipped 0\n")
-        self.assertRegex(output, r"Train Epoch: 2 \[0/480\] Loss: \d+\.\d{6}  lr 0\.001  loss scale off  skipped 0  \d+ samples/s  ETA \d+:\d\d\n")
+        self.assertRegex(output, r"(?m)^Epoch\(train\)  \[1\]\[30/30\]  lr: 1\.0000e-03  eta: \d:\d\d:\d\d  time: \d\.\d{4}  data_time: \d\.\d{4}  "
+                                 r"loss: \d+\.\d{4}  skipped: 0$")
+        self.assertRegex(output, r"(?m)^Epoch\(train\)  \[2\]\[30/30\]  .*eta: 0:00:00  ")
+        self.assertRegex(output, r"(?m)^Epoch\(val\) \[2\]\[\d+/\d+\]    accuracy: \d\.\d{4}  loss: \d\.\d{4}  data_time: \d\.\d{4}  time: \d\.\d{4}$")
         self.assertIn("; 2 epochs\n", output)
-        accuracies = [float(a) for a in re.findall(r"^test accuracy (\d\.\d{4})$", output, re.M)]
+        accuracies = [float(a) for a in re.findall(r"^Epoch\(val\) .* accuracy: (\d\.\d{4})", output, re.M)]
         self.assertEqual(len(accuracies), 2)
         self.assertGreater(accuracies[-1], 0.9)
         self.assertRegex(output, r"counted from the dispatcher in 2 of 60 steps")
@@ -161,7 +162,7 @@ class CommandTest(unittest.TestCase):
 
     def test_test_gives_the_accuracy_of_training(self):
         output = self.train("--amp", options=["train_cfg.max_epochs=1"])
-        trained = re.findall(r"test accuracy \d\.\d{4}", output)[-1]
+        trained = "test accuracy " + re.findall(r" accuracy: (\d\.\d{4})", output)[-1]
         checkpoint = "work_dirs/mnist_mlp/checkpoints/step_00000008.safetensors"
         self.assertIn(trained, self.halfstep("test", CONFIGS / "mnist_mlp.yaml", checkpoint, "--amp", "--device", "cpu", *self.options()))
         self.assertIn("dtype float32", self.halfstep("test", CONFIGS / "mnist_mlp.yaml", checkpoint, "--device", "cpu", *self.options()))
@@ -199,12 +200,12 @@ class CommandTest(unittest.TestCase):
     def test_terminal_shows_a_bar(self):
         output = self.on_terminal("train", CONFIGS / "mnist_mlp.yaml", "--device", "cpu", "--amp",
                                   *self.options("optim_wrapper.loss_scale=dynamic"))
-        self.assertNotIn("Train Epoch", output)
+        self.assertNotIn("Epoch(train)", output)
         lines = re.findall(r"\r\x1b\[K([^\r\n]*)", output)
         self.assertTrue(lines)
         for line in lines:
             self.assertLess(len(line), 80)
-        self.assertRegex(lines[-1], r"^Epoch 2/2 \[={5,}\] loss [\d.e+-]+ ETA 0:00 scale 65536 skipped 0 \d+ samples/s")
+        self.assertRegex(lines[-1], r"^Epoch 2/2 \[={5,}\] loss [\d.e+-]+ ETA 0:00:00 scale 65536 skipped 0 \d+ samples/s")
 
     def test_an_error_starts_on_a_line_of_its_own(self):
         output = self.on_terminal("train", CONFIGS / "mnist_mlp.yaml", "--device", "cpu",
@@ -237,7 +238,7 @@ class CommandTest(unittest.TestCase):
         self.assertIn("--amp", command)
         output = self.halfstep(*(CONFIGS.parent / word if word.startswith("configs/") else word for word in command.split()))
         self.assertRegex(output, r"linear b?float16")
-        self.assertGreaterEqual(float(re.findall(r"^test accuracy (\d\.\d{4})$", output, re.M)[-1]), 0.84)
+        self.assertGreaterEqual(float(re.findall(r"^Epoch\(val\) .* accuracy: (\d\.\d{4})", output, re.M)[-1]), 0.84)
 
     def test_python_opens_a_checkpoint(self):
         python = os.environ.get("HALFSTEP_TEST_PYTHON") or CONFIGS.parent / ".venv/bin/python"
@@ -327,7 +328,7 @@ custom_hooks: []
             process = subprocess.Popen([PROGRAM, "train", CONFIGS / "mnist_mlp.yaml", "--device", "cpu", "--amp", "--work-dir", work_dir,
                                         *self.options(*whole)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for line in process.stdout:
-                if line.startswith("test accuracy"):
+                if line.startswith("Epoch(val)"):
                     break
             process.send_signal(number)
             output, errors = process.communicate()

@@ -1,0 +1,40 @@
+#pragma once
+#include "halfstep/train/config/config.h"
+#include "halfstep/train/hooks/hook.h"
+#include "halfstep/train/hooks/json_log.h"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace halfstep::train {
+
+/// Writes what the gradients look like into log.jsonl, every `interval` steps (default 100): a line
+/// of the event `gradients` with, for each parameter or (`by: module`) each module that has some,
+/// the `norm` of the gradients as they are without the loss scale, and the shares of `zeros` and of
+/// `nonfinite` values (inf or NaN). Zeros that a larger loss scale would save, and the layer where
+/// an overflow began, can be seen there. Does nothing, and does not sync, at other steps.
+///
+///   custom_hooks: [{type: GradientStatisticsHook, interval: 50, by: module}]
+class GradientStatisticsHook : public Hook {
+ public:
+  explicit GradientStatisticsHook(Config& config);
+
+  void before_run(Trainer& trainer) override;
+  void after_backward(Trainer& trainer) override;
+  void after_train_iter(Trainer& trainer, const Batch& batch) override;
+
+ private:
+  int64_t interval_;
+  bool by_module_;
+  std::optional<JsonLog> log_;
+  std::vector<std::string> names_;  // of the gradients of the step at hand
+  std::vector<int64_t> elements_;
+  at::Tensor counts_;  // (n, 3): sum of squares, zeros, values that are not finite; float64
+  double scale_ = 1;
+};
+
+}  // namespace halfstep::train

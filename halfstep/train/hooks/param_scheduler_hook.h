@@ -1,0 +1,18 @@
+#pragma once
+#include "halfstep/train/config/config.h"
+#include "halfstep/train/hooks/hook.h"
+
+namespace halfstep::train {
+
+/// Moves the learning rates: schedules by epoch after each epoch, those by step after each step
+/// that was taken. Difference from MMEngine, whose schedules move on when a step was skipped, too.
+class ParamSchedulerHook : public Hook {
+ public:
+  explicit ParamSchedulerHook(Config&) {}
+
+  int64_t priority() const override { return priority::low; }
+  void after_outcome(Trainer& trainer, const StepResult& result) override;
+  void after_train_epoch(Trainer& trainer) override;
+};
+
+}  // namespace halfstep::train

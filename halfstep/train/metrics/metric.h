@@ -1,0 +1,58 @@
+#pragma once
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace halfstep::train {
+
+/// The results of a validation by name, in the order in which they were computed.
+class Metrics {
+ public:
+  using Item = std::pair<std::string, double>;
+
+  Metrics() = default;
+  Metrics(std::initializer_list<Item> items) : items_(items) {}
+
+  /// The value of a name, or nothing.
+  std::optional<double> find(std::string_view name) const {
+    for (const auto& [known, value] : items_)
+      if (known == name) return value;
+    return std::nullopt;
+  }
+  /// Adds a result. Throws UsageError where the name is taken.
+  void add(std::string name, double value);
+
+  bool empty() const { return items_.empty(); }
+  auto begin() const { return items_.begin(); }
+  auto end() const { return items_.end(); }
+
+ private:
+  std::vector<Item> items_;
+};
+
+/// Something measured over the examples of a validation.
+///
+///   class Accuracy : public Metric {
+///     void process(const torch::Tensor& output, const torch::Tensor& target) override {
+///       correct_ += (output.argmax(1) == target).sum();  // stays on the device
+///       examples_ += target.size(0);
+///     }
+///     Metrics compute() override { … }
+///   };
+class Metric {
+ public:
+  virtual ~Metric() = default;
+
+  /// Takes one batch: what the model gave, and the targets, on the model's device, without
+  /// gradients. Should not sync.
+  virtual void process(const at::Tensor& output, const at::Tensor& target) = 0;
+
+  /// The results over all batches since the last call; forgets them. Syncs.
+  virtual Metrics compute() = 0;
+};
+
+}  // namespace halfstep::train
