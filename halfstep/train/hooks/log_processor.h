@@ -12,7 +12,7 @@ class Trainer;
 
 /// Makes the lines of the log from the message hub, in MMEngine's form:
 ///
-///   Epoch(train)  [1][200/938]  lr: 1.0000e-03  eta: 0:00:03  time: 0.0021  data_time: 0.0003
+///   Epoch(train) [1][200/938]  lr: 1.0000e-03  eta: 0:00:03  time: 0.0021  data_time: 0.0003
 ///   loss: 0.4512  … Iter(train) [ 200/5000]  lr: 1.0000e-03  … Epoch(val) [1][157/157] accuracy:
 ///   0.8410  loss: 0.4474  data_time: 0.0003  time: 0.0010
 ///
