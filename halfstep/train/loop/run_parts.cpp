@@ -4,8 +4,8 @@
 #include "halfstep/optim/fused_optimizer.h"
 #include "halfstep/optim/gradient_dtype.h"
 #include "halfstep/optim/weight_dtype.h"
-#include "halfstep/train/loop/policy_settings.h"
 #include "halfstep/train/loop/older_keys.h"
+#include "halfstep/train/loop/policy_settings.h"
 #include "halfstep/train/loop/settings.h"
 #include "halfstep/train/optim/optimizers.h"
 
