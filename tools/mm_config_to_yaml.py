@@ -19,9 +19,16 @@ from python_literals import Reader, is_number  # noqa: E402
 from yaml_text import yaml_block  # noqa: E402
 
 
-ALREADY = ("model", "loss", "optim_wrapper", "param_scheduler", "custom_hooks", "train_cfg", "test_dataloader", "randomness", "load_from")
+ALREADY = ("model", "loss", "optim_wrapper", "param_scheduler", "custom_hooks", "train_cfg", "randomness", "load_from", "val_evaluator",
+           "test_evaluator", "log_processor")
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 EPOCH_LOOPS = ("EpochBasedRunner", "EpochBasedTrainLoop")
 ITERATION_LOOPS = ("IterBasedRunner", "IterBasedTrainLoop")
+SCHEDULES = ("StepLR", "MultiStepLR", "ExponentialLR", "ConstantLR", "LinearLR", "PolyLR", "CosineAnnealingLR", "OneCycleLR")
+# What default_hooks may say of each hook here.
+HOOKS = {"logger": ("LoggerHook", ("interval", "ignore_last")), "timer": ("IterTimerHook", ()), "runtime_info": ("RuntimeInfoHook", ()),
+         "param_scheduler": ("ParamSchedulerHook", ()),
+         "checkpoint": ("CheckpointHook", ("interval", "by_epoch", "max_keep_ckpts", "save_last", "save_best", "rule", "save_begin"))}
 
 
 class Converter:
@@ -36,7 +43,7 @@ class Converter:
         for name in list(self.given):
             if name in ALREADY and self.given[name] is not None:
                 self.result[name] = self.take(name)
-        for convert in (self.dataloader, self.data, self.optimizer, self.scheduler, self.learning_rate, self.loop, self.hooks, self.rest):
+        for convert in (self.dataloaders, self.data, self.optimizer, self.scheduler, self.learning_rate, self.loop, self.hooks, self.rest):
             convert()
 
     def take(self, name):
@@ -80,20 +87,21 @@ class Converter:
                 renamed.append(re.sub(r"\.py$", ".yaml", file))
         self.result["_base_"] = renamed[0] if len(renamed) == 1 and not isinstance(files, list) else renamed
 
-    def dataloader(self):
-        loader = self.taken_dict("train_dataloader")
-        if loader is None:
-            return
-        sampler = loader.pop("sampler", None)
-        if isinstance(sampler, dict) and sampler.pop("type", None) in ("DefaultSampler", None) and set(sampler) <= {"shuffle"}:
-            loader["shuffle"] = sampler.get("shuffle", True)
-        elif sampler is not None:
-            self.lost("train_dataloader.sampler", "has no counterpart")
-        for key in ("num_workers", "persistent_workers", "pin_memory", "collate_fn", "prefetch_factor"):
-            if key in loader:
-                loader.pop(key)
-                self.lost(f"train_dataloader.{key}", "has no counterpart")
-        self.result["train_dataloader"] = loader
+    def dataloaders(self):
+        for name in LOADERS:
+            loader = self.taken_dict(name)
+            if loader is None:
+                continue
+            sampler = loader.pop("sampler", None)
+            if isinstance(sampler, dict) and sampler.pop("type", None) in ("DefaultSampler", None) and set(sampler) <= {"shuffle"}:
+                loader["shuffle"] = sampler.get("shuffle", True)
+            elif sampler is not None:
+                self.lost(f"{name}.sampler", "has no counterpart")
+            for key in ("num_workers", "persistent_workers", "pin_memory", "collate_fn", "prefetch_factor"):
+                if key in loader:
+                    loader.pop(key)
+                    self.lost(f"{name}.{key}", "has no counterpart")
+            self.result[name] = loader
 
     def data(self):
         data = self.taken_dict("data")
@@ -149,39 +157,23 @@ class Converter:
         return lengths
 
     def scheduler(self):
-        """MMEngine's param_scheduler: one whose begin and end change nothing."""
+        """MMEngine's param_scheduler, whose entries mean the same here."""
         given = self.result.pop("param_scheduler", None)
         if given is None:
             return
         entries = given if isinstance(given, list) else [given]
-        converted = [self.scheduler_entry(entry) for entry in entries]
-        if len(entries) > 1 or None in converted:
-            self.lost("param_scheduler", f"{len(entries)} schedulers of MMEngine, each from begin to end, have no exact counterpart here"
-                      if len(entries) > 1 else "has no exact counterpart")
-        else:
-            self.result["param_scheduler"] = converted
-
-    def scheduler_entry(self, entry):
-        if not isinstance(entry, dict):
-            return None
-        entry = dict(entry)
-        kind, begin, end = entry.pop("type", None), entry.pop("begin", 0), entry.pop("end", None)
-        by_epoch = entry.pop("by_epoch", True)
-        length = self.epochs()[0 if by_epoch else 1]
-        runs_to_its_end = end is None or (length is not None and is_number(end) and end >= length)
-        result = {"type": kind, **({} if by_epoch else {"by_epoch": False})}
-        own = {"StepLR": {"step_size", "gamma"}, "MultiStepLR": {"milestones", "gamma"}, "ExponentialLR": {"gamma"},
-               "CosineAnnealingLR": {"T_max", "eta_min"}, "LinearLR": {"start_factor", "end_factor"}, "PolyLR": {"power", "eta_min"}}
-        if begin != 0 or not isinstance(kind, str) or kind not in own or not set(entry) <= own[kind]:
-            return None
-        if kind in ("LinearLR", "PolyLR"):  # both hold their last value
-            if not isinstance(end, int) or end < 2 or entry.pop("eta_min", 0) != 0:
-                return None
-            return {**result, "type": "LinearLR" if kind == "LinearLR" else "PolynomialLR", "total_iters": end - 1, **entry}
-        if kind == "CosineAnnealingLR":
-            entry.setdefault("T_max", end)
-            runs_to_its_end = runs_to_its_end or entry["T_max"] == end
-        return {**result, **entry} if runs_to_its_end and None not in entry.values() else None
+        unknown = [entry for entry in entries if not isinstance(entry, dict) or entry.get("type") not in SCHEDULES]
+        if unknown:
+            kind = unknown[0].get("type") if isinstance(unknown[0], dict) else unknown[0]
+            self.lost("param_scheduler", f"{kind} has no counterpart, and the others would mean something else without it")
+            return
+        for index, entry in enumerate(entries):
+            if entry["type"] == "PolyLR":
+                entry["type"] = "PolynomialLR"
+            for key in ("verbose", "convert_to_iter_based"):
+                if entry.pop(key, False):
+                    self.lost(f"param_scheduler.{index}.{key}", "has no counterpart")
+        self.result["param_scheduler"] = entries
 
     def learning_rate(self):
         """MMCV's lr_config."""
@@ -191,7 +183,7 @@ class Converter:
         config.pop("_delete_", None)
         schedule = self.mmcv_schedule(config)
         if schedule is None:
-            self.lost("lr_config", "has no exact counterpart" + (" (a warm-up by steps of a schedule by epochs)" if config.get("warmup") else ""))
+            self.lost("lr_config", "has no exact counterpart")
         else:
             self.put(["param_scheduler"], schedule)
 
@@ -228,20 +220,19 @@ class Converter:
 
     @staticmethod
     def with_warmup(regular, warmup, by_epoch):
-        parts = [regular] if regular else []
-        kind = warmup.get("warmup")
-        if kind:
-            # Multiplies the regular rate, step by step: a chain, where both count steps.
-            if kind not in ("linear", "constant") or warmup.get("warmup_by_epoch") or (by_epoch and regular) or "warmup_iters" not in warmup:
-                return None
-            ratio = warmup.get("warmup_ratio", 0.1)
-            first = {"type": "LinearLR", "start_factor": ratio} if kind == "linear" else {"type": "ConstantLR", "factor": ratio}
-            parts = [{**first, "total_iters": warmup["warmup_iters"]}, *parts]
-            by_epoch = False
         counted = {} if by_epoch else {"by_epoch": False}
-        if len(parts) < 2:
-            return [{**part, **counted} for part in parts]
-        return [{"type": "ChainedScheduler", **counted, "schedulers": parts}]
+        kind = warmup.get("warmup")
+        if not kind:
+            return [{**regular, **counted}] if regular else []
+        if kind not in ("linear", "constant") or warmup.get("warmup_by_epoch") or "warmup_iters" not in warmup:
+            return None
+        # A factor on the regular rate, step by step. A list of schedules multiplies too, but for those that go to a rate of their own.
+        if regular.get("eta_min", 0) != 0:
+            return None
+        ratio = warmup.get("warmup_ratio", 0.1)
+        first = {"type": "LinearLR", "start_factor": ratio} if kind == "linear" else {"type": "ConstantLR", "factor": ratio}
+        first = {**first, "by_epoch": False, "total_iters": warmup["warmup_iters"]}
+        return [first, {**regular, **counted}] if regular else [first]
 
     def loop(self):
         loop = self.result.pop("train_cfg", None)
@@ -276,20 +267,14 @@ class Converter:
                     if entry != {"type": "TextLoggerHook"}:
                         self.lost(f"{name}.hooks", f"{entry.get('type') if isinstance(entry, dict) else entry} has no counterpart")
                 hooks[key] = older
-        for key in ("timer", "param_scheduler", "sampler_seed"):
-            hooks.pop(key, None)  # what the loop does anyhow
-        for key, kind in (("checkpoint", "CheckpointHook"), ("logger", "LoggerHook")):
+        hooks.pop("sampler_seed", None)  # an order is a function of seed and epoch here
+        for key, (kind, known) in HOOKS.items():
             if not isinstance(hooks.get(key), dict):
                 continue
-            hook = dict(hooks.pop(key))
-            kept = {name: hook.pop(name) for name in ("interval", "_delete_") if name in hook}
+            hook = hooks.pop(key)
+            kept = {name: hook.pop(name) for name in ("_delete_", *known, "priority") if name in hook}
             if hook.get("type") == kind:
                 hook.pop("type")
-            if is_number(hook.get("max_keep_ckpts")):
-                kept["max_keep"] = max(hook.pop("max_keep_ckpts"), 0)
-            if key == "checkpoint" and hook.pop("by_epoch", True) is False:
-                kept["step_interval"] = kept.pop("interval", 0)
-                kept["interval"] = 0
             self.left_over(f"default_hooks.{key}", hook)
             if kept:
                 self.result.setdefault("default_hooks", {})[key] = kept
@@ -300,8 +285,10 @@ class Converter:
         if seed is not None:
             self.put(["randomness", "seed"], seed)
         for name, value in self.given.items():
-            if name.startswith("__") or value is None or name in self.reader.used or (name == "workflow" and value == [["train", 1]]):
+            if name.startswith("__") or value is None or name in self.reader.used:
                 continue  # what other values took stands in them
+            if (name, value) in (("workflow", [["train", 1]]), ("val_cfg", {"type": "ValLoop"}), ("test_cfg", {"type": "TestLoop"}), ("resume", False)):
+                continue  # what is done anyhow
             self.lost(name, "is no key of halfstep's configs")
 
 

@@ -21,10 +21,10 @@ constexpr OlderKey older_keys[] = {
      "train_cfg: {max_epochs: ...}, and its fp16_loss_scaler as optim_wrapper: {loss_scale: "
      "{...}}"},
     {"total_epochs", "train_cfg: {max_epochs: ...}"},
-    {"data", "train_dataloader and test_dataloader"},
+    {"data", "train_dataloader, val_dataloader and test_dataloader"},
     {"log_config", "default_hooks: {logger: {interval: ...}}"},
     {"checkpoint_config", "default_hooks: {checkpoint: {interval: ..., max_keep: ...}}"},
-    {"evaluation", "test_dataloader"},
+    {"evaluation", "train_cfg: {val_interval: ...} and val_dataloader"},
     {"seed", "randomness: {seed: ...}"},
     {"resume_from", "--resume FILE on the command line"},
 };
@@ -42,7 +42,8 @@ void apply_fp16(Config& config) {
   if (!fp16) return;
   const std::string place = "fp16 (" + config.where("fp16") + ")";
   auto wrapper = config.child("optim_wrapper");
-  if (wrapper.has("constructor"))
+  if (wrapper.is_text("constructor") &&
+      wrapper.get<std::string>("constructor") != "DefaultOptimWrapperConstructor")
     config.fail("fp16", "must be left out with several optimizers (" +
                             wrapper.where("constructor") +
                             " has a constructor), each of which has a loss_scale of its own");

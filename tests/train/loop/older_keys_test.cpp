@@ -74,6 +74,13 @@ TEST(OlderFp16, AgreesWithAnAmpOptimWrapper) {
   EXPECT_EQ(read("{loss_scale: 64.}", "optim_wrapper: {}\n").describe_scale(), "static 64");
 }
 
+TEST(OlderFp16, IsOfOneOptimizer) {
+  auto config = Config::parse(
+      "fp16: {loss_scale: 8.}\noptim_wrapper: {constructor: DefaultOptimWrapperConstructor}\n");
+  apply_older_keys(config);
+  EXPECT_EQ(config.child("optim_wrapper").get<double>("loss_scale"), 8);
+}
+
 TEST(OlderFp16, MovesIntoTheOptimWrapper) {
   auto config =
       Config::parse(std::string(plain) + "fp16: {loss_scale: {init_scale: 8}}\n", "x.yaml");
