@@ -363,6 +363,16 @@ TEST_F(RunHooks, LinesInMMEnginesForm) {
   EXPECT_EQ(scalars[3]["accuracy"], *run->evaluation()->accuracy);
 }
 
+TEST_F(RunHooks, LinesOfAValidation) {
+  ::testing::internal::CaptureStdout();
+  trainer({"default_hooks.logger.interval=2", "train_cfg.max_epochs=1"})->train();
+  const auto output = ::testing::internal::GetCapturedStdout();
+  EXPECT_THAT(output,
+              ::testing::ContainsRegex("Epoch\\(val\\) \\[1\\]\\[2/3\\]    eta: 0:00:0[0-9]  "
+                                       "time: 0\\.[0-9]{4}  data_time: 0\\.[0-9]{4}"));
+  EXPECT_THAT(output, ::testing::Not(::testing::HasSubstr("[1/3]")));
+}
+
 TEST_F(RunHooks, LinesByIteration) {
   ::testing::internal::CaptureStdout();
   trainer({"train_cfg={by_epoch: false, max_iters: 100, val_interval: 50}", "param_scheduler=[]",

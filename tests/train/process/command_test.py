@@ -134,7 +134,7 @@ class CommandTest(unittest.TestCase):
     def test_loss_scale_is_shown(self):
         output = self.train("--amp", options=["optim_wrapper.loss_scale=dynamic", "train_cfg.max_epochs=1"])
         self.assertIn("loss scale dynamic, from 65536", output)
-        self.assertIn("loss scale 65536  skipped 0", output)
+        self.assertIn("loss_scale: 65536  skipped: 0", output)
 
     def test_overflows_are_counted(self):
         output = self.train("--amp", options=["optim_wrapper.loss_scale={init_scale: 3.0e+38, backoff_factor: 1.0e-10}", "train_cfg.max_epochs=1",
