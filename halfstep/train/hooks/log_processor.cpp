@@ -49,7 +49,7 @@ LogProcessor::LogProcessor(Config& config, bool run_by_epoch)
     : window_size_(config.get<int64_t>("window_size", 10)),
       num_digits_(static_cast<int>(config.get<int64_t>("num_digits", 4))),
       by_epoch_(config.get<bool>("by_epoch", run_by_epoch)) {
-  if (config.get<std::string>("type", "LogProcessor") != "LogProcessor")
+  if (config.has("type") && config.get<std::string>("type") != "LogProcessor")
     config.fail("type", "must be LogProcessor");
   if (window_size_ < 1 || window_size_ > static_cast<int64_t>(MessageHub::kept))
     config.fail("window_size", fmt::format("must be from 1 to {}", MessageHub::kept));

@@ -43,10 +43,10 @@ LoggerHook::LoggerHook(Config& config)
 }
 
 void LoggerHook::before_run(Trainer& trainer) {
-  log_.emplace(trainer.work_dir().log_file());
   std::error_code ignored;  // JsonLog says it
   std::filesystem::create_directory(trainer.work_dir().scalars_file().parent_path(), ignored);
   scalars_.emplace(trainer.work_dir().scalars_file());
+  log_.emplace(trainer.work_dir().log_file());
   if (ProgressBar::fits()) bar_.emplace();
   const auto& parts = trainer.parts();
   log_->write({{"event", trainer.resumed_from().empty() ? "start" : "resume"},

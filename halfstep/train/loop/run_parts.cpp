@@ -170,8 +170,9 @@ void read_evaluation(Config& config, const char* first, const char* second, RunP
   read("_dataloader", [&](const std::string& name) {
     if (auto loader = config.child_if(name)) parts.test_loader = read_loader(*loader, parts.seed);
   });
-  read("_evaluator",
-       [&](const std::string& name) { parts.evaluator = read_evaluator(config, name.c_str()); });
+  read("_evaluator", [&](const std::string& name) {
+    if (config.has(name)) parts.evaluator = read_evaluator(config, name.c_str());
+  });
 }
 
 }  // namespace
@@ -195,7 +196,7 @@ std::filesystem::path read_load_from(Config& config, const RunOptions& options) 
   // In quotes, so that it is a text whatever the file's name.
   if (!options.load_from.empty())
     config.set("load_from", nlohmann::json(options.load_from.string()).dump(), "--load-from");
-  return config.get<std::string>("load_from", "");
+  return config.has("load_from") ? config.get<std::string>("load_from") : "";
 }
 
 RunParts build_training(Config& config, const RunOptions& options,

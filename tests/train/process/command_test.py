@@ -304,18 +304,35 @@ optim_wrapper:
   loss_scale: auto
 randomness:
   seed: 0
-param_scheduler: []
 train_cfg:
+  by_epoch: true
   max_epochs: 1
+  val_begin: 1
+  val_interval: 1
+param_scheduler: []
+log_processor:
+  window_size: 10
+  num_digits: 4
+  by_epoch: true
 default_hooks:
+  runtime_info:
+    type: RuntimeInfoHook
+  timer:
+    type: IterTimerHook
   logger:
     type: LoggerHook
     interval: 200
+    ignore_last: true
+  param_scheduler:
+    type: ParamSchedulerHook
   checkpoint:
     type: CheckpointHook
+    by_epoch: true
     interval: 1
+    save_begin: 0
     step_interval: 0
     max_keep: 2
+    save_last: true
 custom_hooks: []
 """)
 
