@@ -1,6 +1,5 @@
 #include "halfstep/autocast/module_scope.h"
 
-#include "halfstep/core/error.h"
 #include "halfstep/core/libtorch.h"
 
 #include <utility>
@@ -33,14 +32,6 @@ ModuleScope::ModuleScope(const torch::nn::Module& module) : ModuleScope(&module,
 ModuleScope::ModuleScope(std::string path) : ModuleScope(nullptr, std::move(path)) {}
 
 ModuleScope::ModuleScope(const torch::nn::Module* module, std::string path)
-    : state_(kSlot, make_state(module, std::move(path))),
-      state_seen_(c10::ThreadLocalDebugInfo::current().get()) {}
-
-ModuleScope::~ModuleScope() {
-  if (c10::ThreadLocalDebugInfo::current().get() != state_seen_)
-    detail::die("ModuleScope",
-                "a scope must end on the thread that began it and before what was begun before "
-                "it, but this one did not; keep the guard on the stack");
-}
+    : entry_("ModuleScope", kSlot, make_state(module, std::move(path))) {}
 
 }  // namespace halfstep

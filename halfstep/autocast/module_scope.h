@@ -1,4 +1,6 @@
 #pragma once
+#include "halfstep/core/debug_info.h"
+
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,14 +50,10 @@ class [[nodiscard]] ModuleScope {
   explicit ModuleScope(const torch::nn::Module& module);
   explicit ModuleScope(std::string path);
   explicit ModuleScope(const char* path) : ModuleScope(std::string(path)) {}
-  ~ModuleScope();
-  ModuleScope(const ModuleScope&) = delete;
-  ModuleScope& operator=(const ModuleScope&) = delete;
 
  private:
   ModuleScope(const torch::nn::Module* module, std::string path);
-  c10::DebugInfoGuard state_;
-  const void* state_seen_;
+  detail::DebugInfoEntry entry_;
 };
 
 }  // namespace halfstep

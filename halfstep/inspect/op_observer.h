@@ -1,4 +1,5 @@
 #pragma once
+#include "halfstep/core/debug_info.h"
 #include "halfstep/inspect/dtype_report.h"
 
 #include <memory>
@@ -52,8 +53,7 @@ class OpRecordingGuard {
   OpRecordingGuard& operator=(const OpRecordingGuard&) = delete;
 
  private:
-  c10::DebugInfoGuard guard_;
-  const void* state_seen_;
+  halfstep::detail::DebugInfoEntry entry_;
 };
 
 /// A thread's running operators and what counts them. The callback is one for the process, there

@@ -121,7 +121,7 @@ TEST(ModuleScopeDeathTest, EndsTheProgramWhenAScopeEndsOutOfOrder) {
         const auto inner = std::make_unique<ModuleScope>("inner");
         outer.reset();
       },
-      "\\[ModuleScope\\] a scope must end on the thread that began it");
+      "\\[ModuleScope\\] a guard must end on the thread that made it");
 }
 
 }  // namespace halfstep

@@ -1,6 +1,10 @@
-// LibTorch's profilers keep their state on the stack that policies and rehearsals are on.
+// LibTorch's profilers keep their state on the stack that policies, rehearsals, scopes and
+// recorders are on.
 #include "halfstep/autocast/autocast.h"
 #include "halfstep/autocast/half_rehearsal.h"
+#include "halfstep/autocast/module_scope.h"
+#include "halfstep/inspect/op_observer.h"
+#include "halfstep/inspect/precision_recorder.h"
 
 #include <functional>
 #include <memory>
@@ -81,6 +85,10 @@ const Ours kOurs[] = {
      softmax_is_float32},
     {"Rehearsal", [] { return std::make_shared<HalfRehearsal>(); },
      [] { return HalfRehearsal::is_enabled(); }},
+    {"Scope", [] { return std::make_shared<ModuleScope>("head"); },
+     [] { return detail::ModuleScopeState::current() != nullptr; }},
+    {"Recorder", [] { return std::make_shared<inspect::PrecisionRecorder>(); },
+     [] { return inspect::detail::OpRecording::current() != nullptr; }},
 };
 
 void product() {

@@ -333,7 +333,7 @@ TEST(PrecisionRecorderDeathTest, EndsTheProgramWhenARecorderEndsOutOfOrder) {
         const PrecisionRecorder inner;
         outer.reset();
       },
-      "\\[PrecisionRecorder\\] a recorder must end on the thread that began it");
+      "\\[PrecisionRecorder\\] a guard must end on the thread that made it");
 }
 
 }  // namespace halfstep::inspect
