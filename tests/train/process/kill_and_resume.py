@@ -104,7 +104,7 @@ def main():
             if final_bytes(work_dir) != expected:
                 sys.exit(f"FAILED: run {runs} ended with other bytes than the unbroken run after these kills: {dict(counts)}")
             stray = [str(p) for p in work_dir.rglob("*") if p.is_file() and not p.name.startswith("step_")
-                     and p.name not in ("config.yaml", "log.jsonl")]
+                     and p.name not in ("config.yaml", "log.jsonl", "scalars.json")]
             if stray:
                 sys.exit(f"FAILED: run {runs} left files behind: {stray}")
             runs += 1
