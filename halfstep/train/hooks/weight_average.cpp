@@ -61,7 +61,8 @@ void WeightAverage::update() {
     double share = momentum_;
     if (kind_ == Kind::annealing)
       share = std::max(share, static_cast<double>(gamma_) / static_cast<double>(gamma_ + updates_));
-    if (kind_ == Kind::stochastic) share = 1.0 / static_cast<double>(updates_ / interval_ + 1);
+    const int64_t seen = updates_ / interval_ + 1;
+    if (kind_ == Kind::stochastic) share = 1.0 / static_cast<double>(seen);
     for (auto& [name, weight, average, own] : items_) {
       const auto source = weight.detach().to(average.scalar_type());
       if (kind_ == Kind::stochastic)
