@@ -57,8 +57,9 @@ TEST_P(StockRules, AreThePresetTorch) {
   const auto policy = OpPolicy::torch(GetParam());
   auto rules = detail::stock_rules(GetParam());
   // What CUDA's list has for CPU regions.
-  if (GetParam() == torch::kCUDA)
+  if (GetParam() == torch::kCUDA) {
     EXPECT_TRUE(rules.try_emplace("mkldnn_rnn_layer", CastRule::lower_precision).second);
+  }
   EXPECT_EQ(policy.rules().size(), rules.size());
   for (const auto& [op, rule] : policy.rules()) EXPECT_EQ(rule, rules.at(op).rule) << op;
   EXPECT_EQ(policy.base(), GetParam() == torch::kCUDA ? "torch(cuda)" : "torch(cpu)");
