@@ -78,7 +78,7 @@ class PrecisionRecording final : public OpRecording {
     }
   }
 
-  void close() { open_ = false; }
+  void set_open(bool open) { open_ = open; }
   bool is_open() const override { return open_; }
 
   void begin(OpFrame& frame, const at::RecordFunction& call) override {
@@ -258,7 +258,15 @@ PrecisionRecorder::PrecisionRecorder(const torch::nn::Module* root)
       guard_(std::make_unique<detail::OpRecordingGuard>(recording_)) {}
 
 PrecisionRecorder::~PrecisionRecorder() {
-  recording_->close();
+  recording_->set_open(false);
+}
+
+void PrecisionRecorder::pause() {
+  recording_->set_open(false);
+}
+
+void PrecisionRecorder::resume() {
+  recording_->set_open(true);
 }
 
 PrecisionReport PrecisionRecorder::report() const {

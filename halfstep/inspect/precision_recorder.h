@@ -50,6 +50,10 @@ class [[nodiscard]] PrecisionRecorder {
   PrecisionRecorder(const PrecisionRecorder&) = delete;
   PrecisionRecorder& operator=(const PrecisionRecorder&) = delete;
 
+  /// Leaves out what begins from pause() to resume(), an optimizer's step for one.
+  void pause();
+  void resume();
+
   /// What was recorded so far: ops that have ended.
   PrecisionReport report() const;
 

@@ -325,6 +325,20 @@ TEST(PrecisionReportText, IsTables) {
             "rules that met no op call: bmm, exp\n");
 }
 
+TEST(PrecisionRecorder, LeavesOutWhatRunsWhilePaused) {
+  const auto x = torch::randn({2, 2});
+  PrecisionRecorder recorder;
+  at::mm(x, x);
+  recorder.pause();
+  at::exp(x);
+  recorder.resume();
+  at::relu(x);
+  const auto report = recorder.report();
+  ASSERT_EQ(report.forward.ops.size(), 2U);
+  EXPECT_EQ(report.forward.ops[0].op, "mm");
+  EXPECT_EQ(report.forward.ops[1].op, "relu");
+}
+
 TEST(PrecisionRecorderDeathTest, EndsTheProgramWhenARecorderEndsOutOfOrder) {
   ::testing::FLAGS_gtest_death_test_style = "threadsafe";
   EXPECT_DEATH(
