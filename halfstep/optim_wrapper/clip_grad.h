@@ -22,6 +22,9 @@ class ClipGrad {
   /// p of the p-norm; of no meaning for `value`.
   double norm_type() const { return norm_type_; }
 
+  /// Whether the fused optimizers (halfstep::optim) do this in their kernel.
+  bool fits_fused_optimizers() const { return !is_norm_ || norm_type_ == 2; }
+
   /// Throws UsageError for a value out of range; `where` opens the message.
   void validate(const char* where) const;
 

@@ -39,10 +39,6 @@ class LentClip {
   optim::FusedOptimizer& optimizer_;
 };
 
-bool clips_in_kernel(const ClipGrad& clip) {
-  return !clip.is_norm() || clip.norm_type() == 2;
-}
-
 std::shared_ptr<torch::optim::Optimizer> unowned(torch::optim::Optimizer& optimizer) {
   return {&optimizer, [](torch::optim::Optimizer*) {}};
 }
@@ -121,7 +117,7 @@ StepResult OptimWrapper::clip_and_step() {
   const auto& clip = options_.clip_grad();
   if (!clip) return run_step();
   auto* fused = dynamic_cast<optim::FusedOptimizer*>(optimizer_.get());
-  if (fused != nullptr && clips_in_kernel(*clip)) {
+  if (fused != nullptr && clip->fits_fused_optimizers()) {
     const LentClip lent(*fused, *clip);
     auto result = run_step();
     if (clip->is_norm()) grad_norm_ = fused->grad_norm();

@@ -17,26 +17,39 @@ namespace halfstep::train {
 
 namespace {
 
-void print_setting(c10::Device device, const AmpSettings& amp) {
+void print_setting(c10::Device device, const std::vector<WrapperParts>& wrappers) {
   fmt::print("halfstep {}, LibTorch {}\n", version(), torch_version());
-  fmt::print("device {}, dtype {}, loss scale {}\n", describe_device(device), amp.describe_dtype(),
-             amp.describe_scale());
-  if (!amp.enabled || amp.rehearses()) return;
-  if (const auto notice = missing_support_notice(device, amp.dtype); !notice.empty())
+  for (const auto& parts : wrappers) {
+    const auto& amp = parts.amp;
+    const auto whose = parts.name.empty() ? "device " + describe_device(device) : parts.name + ":";
+    if (!parts.name.empty() && &parts == &wrappers.front())
+      fmt::print("device {}\n", describe_device(device));
+    fmt::print("{}{} dtype {}, loss scale {}\n", whose, parts.name.empty() ? "," : "",
+               amp.describe_dtype(), amp.describe_scale());
+  }
+  for (const auto& parts : wrappers) {
+    const auto& amp = parts.amp;
+    if (!amp.enabled || amp.rehearses()) continue;
+    const auto notice = missing_support_notice(device, amp.dtype);
+    if (notice.empty()) continue;
     fmt::print("note: {}\n", notice);
+    return;
+  }
 }
 
 void print_run(const Trainer& trainer, const RunOptions& options, const std::string& config_name) {
   const auto& parts = trainer.parts();
   int64_t weights = 0;
   for (const auto& parameter : parts.model->parameters()) weights += parameter.numel();
-  print_setting(trainer.device(), parts.amp);
+  print_setting(trainer.device(), parts.wrappers);
   fmt::print("config {}, work dir {}, seed {}\n", config_name, trainer.work_dir().root().string(),
              parts.seed);
   fmt::print("{} parameters; {} training examples in {} batches of {}; {} {}{}\n", weights,
              parts.train_loader->dataset().size(), parts.train_loader->num_batches(),
              parts.train_loader->options().batch_size, parts.loop.length,
              parts.loop.by_epoch ? "epoch" : "iteration", parts.loop.length == 1 ? "" : "s");
+  for (const auto& wrapper : parts.wrappers)
+    for (const auto& note : wrapper.notes) fmt::print("{}\n", note);
   if (trainer.put_aside())
     fmt::print("{} there {} moved to {}\n",
                options.resume ? "checkpoints that are not this run's past" : "the earlier run",
@@ -53,12 +66,14 @@ void print_dtypes(const Trainer& trainer) {
   if (trainer.counted_steps() == 0) return;
   fmt::print("dtypes, counted from the dispatcher in {} of {} steps: {}\n", trainer.counted_steps(),
              trainer.steps_of_this_process(), trainer.dtypes().summary());
-  const auto& policy = trainer.parts().amp.policy;
-  if (!policy) return;
-  for (const auto& rule : policy->unmatched())
-    fmt::print("the rule for {} in autocast.ops met no op call\n", rule);
-  for (const auto& path : policy->unmatched_modules())
-    fmt::print("the rule for {} in autocast.modules met no op call\n", path);
+  for (const auto& parts : trainer.parts().wrappers) {
+    const auto& policy = parts.amp.policy;
+    if (!policy) continue;
+    for (const auto& rule : policy->unmatched())
+      fmt::print("the rule for {} in autocast.ops met no op call\n", rule);
+    for (const auto& path : policy->unmatched_modules())
+      fmt::print("the rule for {} in autocast.modules met no op call\n", path);
+  }
 }
 
 void print_precision(const Trainer& trainer, const RunOptions& options) {
@@ -117,9 +132,9 @@ int test_command(Config config, const RunOptions& options,
                  const std::filesystem::path& checkpoint) {
   auto parts = build_testing(config, options);
   load_module(Checkpoint::load(checkpoint), *parts.model);
-  print_setting(options.device, parts.amp);
-  const auto result = *evaluate(*parts.model, parts.loss, *parts.test_loader, options.device,
-                                parts.amp, parts.evaluator);
+  print_setting(options.device, parts.wrappers);
+  const auto result =
+      *evaluate(*parts.model, *parts.test_loader, options.device, parts.amp(), parts.evaluator);
   fmt::print("test loss {:.6f}\n", result.loss);
   for (const auto& [name, value] : result.metrics)
     if (name != "loss") fmt::print("test {} {:.4f}\n", name, value);
@@ -134,8 +149,8 @@ int print_config_command(Config config, const RunOptions& options, bool resolved
   apply_older_keys(config);
   if (options.amp) {
     auto optim_wrapper = config.child("optim_wrapper");
-    const std::string warning = switch_amp_on(optim_wrapper);
-    if (!warning.empty()) fmt::print(stderr, "warning: {}\n", warning);
+    for (const auto& warning : switch_amp_on(optim_wrapper))
+      fmt::print(stderr, "warning: {}\n", warning);
   }
   fmt::print("{}", config.resolved());
   return 0;

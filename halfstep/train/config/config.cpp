@@ -57,6 +57,16 @@ void fill_in(ConfigNode& mapping, const std::string& key, std::shared_ptr<Config
   *entry = {key, mapping.place, std::move(value), true};
 }
 
+std::shared_ptr<ConfigNode> copy_of(const ConfigNode& node) {
+  auto copy = std::make_shared<ConfigNode>(node);
+  copy->allowed.clear();
+  copy->ignored.clear();
+  std::erase_if(copy->entries, [](const auto& entry) { return entry.is_default; });
+  for (auto& entry : copy->entries) entry.value = copy_of(*entry.value);
+  for (auto& item : copy->items) item = copy_of(*item);
+  return copy;
+}
+
 std::shared_ptr<ConfigNode> mapping_of(const ConfigNode::Entry& entry) {
   if (entry.value->kind != Kind::mapping)
     raise_at(entry.place, path_text(entry.value->path), " must be a mapping, but got ",
@@ -207,6 +217,10 @@ std::vector<Config> Config::children(const std::string& key) {
     result.push_back(Config(item));
   }
   return result;
+}
+
+Config Config::copy() const {
+  return Config(copy_of(*node_));
 }
 
 void Config::ignore(const std::string& key) {

@@ -95,6 +95,9 @@ class Config {
   /// A list of mappings; empty where the key is missing.
   std::vector<Config> children(const std::string& key);
 
+  /// A tree of its own with the same given values and places, of which nothing was read yet.
+  Config copy() const;
+
   /// Declares a key and all below it allowed, whatever it holds (a command that has no use for it).
   void ignore(const std::string& key);
 

@@ -4,6 +4,7 @@ namespace halfstep::train {
 
 namespace {
 at::Tensor moved(const at::Tensor& tensor, c10::Device device) {
+  if (!tensor.defined()) return tensor;
   if (!device.is_cuda() || !tensor.is_cpu()) return tensor.to(device);
   // LibTorch gives pinned memory out again only after the copy from it is done. Where elements
   // share memory, pinning what is behind them would not.

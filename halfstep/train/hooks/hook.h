@@ -61,11 +61,14 @@ class Hook {
 
   /// Before a training step; the batch is the loader's, on the CPU.
   virtual void before_train_iter(Trainer&, const Batch&) {}
-  /// Between backward and update: gradients are there, times the loss scale.
+  /// Between backward and update: gradients are there, times the loss scale. With several
+  /// optimizers, before the update of each, which is Trainer::active_wrapper(). Not called for an
+  /// iteration that only accumulates.
   virtual void after_backward(Trainer&) {}
   /// Once it is known whether an update was taken or skipped: on the CPU before that step's
   /// after_train_iter, on a GPU after the next step's backward, or in Trainer::settle(). Not called
-  /// for an iteration that only accumulates. Never waits for the device.
+  /// for an iteration that only accumulates. With several optimizers, for each update of
+  /// Trainer::active_wrapper(). Never waits for the device.
   virtual void after_outcome(Trainer&, const StepResult&) {}
   /// After each training step, skipped ones included. On a GPU whether it was may not be known
   /// yet: Trainer::settle() learns it, and waits.

@@ -129,9 +129,17 @@ LogProcessor::Line LogProcessor::after_train_iter(const Trainer& trainer) const 
   }
   for (const auto& [name, value] : left.items()) text += field(name, value.get<double>()) + "  ";
   const auto& progress = trainer.progress();
-  if (trainer.scaler().is_enabled()) {
-    scalars["loss_scale"] = trainer.scaler().get_scale();
-    text += fmt::format("loss_scale: {:g}  ", trainer.scaler().get_scale());
+  const auto& wrappers = trainer.parts().wrappers;
+  for (const auto& parts : wrappers) {
+    if (!parts.scaler() || !parts.scaler()->is_enabled()) continue;
+    const auto name = parts.named("loss_scale");
+    scalars[name] = parts.scaler()->get_scale();
+    text += fmt::format("{}: {:g}  ", name, parts.scaler()->get_scale());
+  }
+  for (size_t i = 0; i < wrappers.size() && wrappers.size() > 1; ++i) {
+    const auto name = wrappers[i].named("skipped");
+    scalars[name] = trainer.counts(i).skipped_steps;
+    text += fmt::format("{}: {}  ", name, trainer.counts(i).skipped_steps);
   }
   scalars["skipped"] = progress.skipped_steps;
   text += fmt::format("skipped: {}", progress.skipped_steps);

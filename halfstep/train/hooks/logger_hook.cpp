@@ -12,14 +12,29 @@ namespace halfstep::train {
 
 namespace {
 
-// Without the sign that a NaN may have.
-double loss_of(const Trainer& trainer) {
+std::string loss_text(const Trainer& trainer) {
+  if (!trainer.loss().defined()) return "";
   const auto loss = trainer.loss().item<double>();
-  return std::isnan(loss) ? std::abs(loss) : loss;
+  // Without the sign that a NaN may have.
+  return fmt::format("loss {:.4g}", std::isnan(loss) ? std::abs(loss) : loss);
 }
 
 std::string scale_text(const Trainer& trainer) {
-  return trainer.scaler().is_enabled() ? fmt::format("{:g}", trainer.scaler().get_scale()) : "off";
+  std::string text;
+  for (const auto& parts : trainer.parts().wrappers) {
+    const auto* scaler = parts.scaler();
+    const bool scales = scaler != nullptr && scaler->is_enabled();
+    text += (text.empty() ? "" : "/") + (scales ? fmt::format("{:g}", scaler->get_scale()) : "off");
+  }
+  return text;
+}
+
+/// The first rate that was told: a run of several optimizers has one for each.
+std::string rate_text(const Trainer& trainer) {
+  const auto name = "train/" + trainer.parts().wrappers.front().named("lr");
+  return trainer.message_hub().has(name)
+             ? fmt::format("lr {:g}", trainer.message_hub().current(name))
+             : "";
 }
 
 /// Nothing before a step was timed.
@@ -48,15 +63,17 @@ void LoggerHook::before_run(Trainer& trainer) {
   scalars_.emplace(trainer.work_dir().scalars_file());
   log_.emplace(trainer.work_dir().log_file());
   if (ProgressBar::fits()) bar_.emplace();
-  const auto& parts = trainer.parts();
-  log_->write({{"event", trainer.resumed_from().empty() ? "start" : "resume"},
-               {"step", trainer.progress().step},
-               {"halfstep", version()},
-               {"torch", torch_version()},
-               {"device", trainer.device().str()},
-               {"dtype", parts.amp.describe_dtype()},
-               {"loss_scale", parts.amp.describe_scale()},
-               {"seed", parts.seed}});
+  nlohmann::ordered_json line{{"event", trainer.resumed_from().empty() ? "start" : "resume"},
+                              {"step", trainer.progress().step},
+                              {"halfstep", version()},
+                              {"torch", torch_version()},
+                              {"device", trainer.device().str()}};
+  for (const auto& wrapper : trainer.parts().wrappers) {
+    line[wrapper.named("dtype")] = wrapper.amp.describe_dtype();
+    line[wrapper.named("loss_scale")] = wrapper.amp.describe_scale();
+  }
+  line["seed"] = trainer.parts().seed;
+  log_->write(line);
 }
 
 void LoggerHook::print(const std::string& line) {
@@ -78,13 +95,12 @@ bool LoggerHook::writes(const Trainer& trainer) const {
 std::vector<std::string> LoggerHook::bar_fields(const Trainer& trainer) const {
   const auto& hub = trainer.message_hub();
   const auto speed = samples_per_second(trainer);
-  std::vector<std::string> fields{
-      fmt::format("loss {:.4g}", loss_of(trainer)),
-      hub.has("eta") ? "ETA " + duration_text(hub.current("eta")) : "",
-      "scale " + scale_text(trainer),
-      fmt::format("skipped {}", trainer.progress().skipped_steps),
-      speed ? fmt::format("{:.0f} samples/s", *speed) : "",
-      fmt::format("lr {:g}", trainer.message_hub().current("train/lr"))};
+  std::vector<std::string> fields{loss_text(trainer),
+                                  hub.has("eta") ? "ETA " + duration_text(hub.current("eta")) : "",
+                                  "scale " + scale_text(trainer),
+                                  fmt::format("skipped {}", trainer.progress().skipped_steps),
+                                  speed ? fmt::format("{:.0f} samples/s", *speed) : "",
+                                  rate_text(trainer)};
   std::erase(fields, "");
   return fields;
 }
@@ -142,15 +158,28 @@ void LoggerHook::after_run(Trainer& trainer) {
 void LoggerHook::write_log(const Trainer& trainer, const char* event) {
   const auto& progress = trainer.progress();
   const bool trains = std::string_view(event) == "train";
-  nlohmann::ordered_json line{
-      {"event", event},
-      {"epoch", progress.epoch},
-      {"batch", progress.batch},
-      {"step", progress.step},
-      {"lr", trains ? trainer.message_hub().current("train/lr") : trainer.learning_rate()},
-      {"skipped_steps", progress.skipped_steps}};
+  nlohmann::ordered_json line{{"event", event},
+                              {"epoch", progress.epoch},
+                              {"batch", progress.batch},
+                              {"step", progress.step}};
+  const auto& wrappers = trainer.parts().wrappers;
+  for (const auto& parts : wrappers) {
+    // Of an iteration: that of its update, the last one where it only accumulated.
+    const auto told = "train/" + parts.named("lr");
+    line[parts.named("lr")] = trains && trainer.message_hub().has(told)
+                                  ? trainer.message_hub().current(told)
+                                  : parts.wrapper->param_groups().front().options().get_lr();
+  }
+  line["skipped_steps"] = progress.skipped_steps;
   if (trainer.loss().defined()) line["loss"] = trainer.loss().item<double>();
-  if (trainer.scaler().is_enabled()) line["loss_scale"] = trainer.scaler().get_scale();
+  for (size_t i = 0; i < wrappers.size(); ++i) {
+    const auto& parts = wrappers[i];
+    if (parts.scaler() && parts.scaler()->is_enabled())
+      line[parts.named("loss_scale")] = parts.scaler()->get_scale();
+    if (parts.wrapper->grad_norm().defined())
+      line[parts.named("grad_norm")] = parts.wrapper->grad_norm().item<double>();
+    if (wrappers.size() > 1) line[parts.named("skipped_steps")] = trainer.counts(i).skipped_steps;
+  }
   if (const auto speed = samples_per_second(trainer)) line["samples_per_second"] = *speed;
   if (const auto& evaluation = trainer.evaluation(); evaluation && !trains)
     for (const auto& [name, value] : evaluation->metrics) line["test_" + name] = value;

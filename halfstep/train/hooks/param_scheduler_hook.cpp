@@ -5,11 +5,11 @@
 namespace halfstep::train {
 
 void ParamSchedulerHook::after_outcome(Trainer& trainer, const StepResult& result) {
-  if (result.stepped()) trainer.parts().schedulers.step_iter();
+  if (result.stepped()) trainer.active_wrapper().schedulers.step_iter();
 }
 
 void ParamSchedulerHook::after_train_epoch(Trainer& trainer) {
-  trainer.parts().schedulers.step_epoch();
+  for (auto& wrapper : trainer.parts().wrappers) wrapper.schedulers.step_epoch();
 }
 
 }  // namespace halfstep::train

@@ -5,7 +5,8 @@
 namespace halfstep::train {
 
 void RuntimeInfoHook::after_train_iter(Trainer& trainer, const Batch&) {
-  trainer.message_hub().update_scalar("train/loss", trainer.loss());
+  for (const auto& item : trainer.log_vars())
+    trainer.message_hub().update_scalar("train/" + item.key(), item.value());
 }
 
 void RuntimeInfoHook::after_val_epoch(Trainer& trainer, const Metrics& metrics) {

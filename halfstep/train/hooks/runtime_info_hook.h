@@ -4,7 +4,8 @@
 
 namespace halfstep::train {
 
-/// Tells the message hub what the loop itself knows: "train/loss" after each step and "val/NAME"
+/// Tells the message hub what the loop itself knows: "train/loss" and what else
+/// the model logs after each step, and "val/NAME"
 /// for each result of a validation. Does not sync. (The rate of each step, "train/lr", is told by
 /// the trainer, which alone knows it at the right moment.)
 class RuntimeInfoHook : public Hook {

@@ -4,6 +4,9 @@
 #include "halfstep/core/error.h"
 #include "halfstep/train/loop/policy_settings.h"
 
+#include <optional>
+#include <utility>
+
 #include <ATen/autocast_mode.h>
 
 namespace halfstep::train {
@@ -38,15 +41,13 @@ AmpSettings AmpSettings::read(Config& optim_wrapper, c10::Device device) {
   amp.enabled = true;
   amp.dtype = read_dtype(optim_wrapper, device);
   amp.policy = read_policy(optim_wrapper, device.type());
-  const bool automatic =
-      !optim_wrapper.has("loss_scale") || (optim_wrapper.is_text("loss_scale") &&
-                                           optim_wrapper.get<std::string>("loss_scale") == "auto");
-  if (!automatic) {
+  const bool is_word = !optim_wrapper.has("loss_scale") || optim_wrapper.is_text("loss_scale");
+  const auto word = is_word ? optim_wrapper.get<std::string>("loss_scale", "auto") : "";
+  if (word == "auto" || (word == "dynamic" && amp.dtype != c10::kHalf)) {
+    amp.scaling = amp.dtype == c10::kHalf;
+  } else {
     amp.loss_scale = LossScale::read(optim_wrapper);
     amp.scaling = amp.loss_scale.options.enabled();
-  } else {
-    optim_wrapper.get<std::string>("loss_scale", "auto");
-    amp.scaling = amp.dtype == c10::kHalf;
   }
   amp.loss_scale.options.device_type(device.type()).enabled(amp.scaling);
   return amp;
@@ -87,15 +88,66 @@ std::string AmpSettings::describe_scale() const {
   return loss_scale.describe();
 }
 
-std::string switch_amp_on(Config& optim_wrapper) {
+namespace {
+
+bool takes_names(const std::string& constructor) {
+  return constructor == "OptimWrapperConstructor" || constructor == "MultiOptimWrapperConstructor";
+}
+
+std::optional<std::string> switch_one_on(Config& optim_wrapper, const std::string& name) {
   const auto type = optim_wrapper.get<std::string>("type", "OptimWrapper");
   if (type == "AmpOptimWrapper")
-    return "--amp changes nothing: " + optim_wrapper.where("type") +
-           " already has type AmpOptimWrapper";
+    return "--amp changes nothing" + (name.empty() ? "" : " for '" + name + "'") + ": " +
+           optim_wrapper.where("type") + " already has type AmpOptimWrapper";
   if (type != "OptimWrapper")
     optim_wrapper.fail("type", "must be OptimWrapper for --amp to switch to AmpOptimWrapper");
   optim_wrapper.set("type", "AmpOptimWrapper", "--amp");
-  return "";
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::vector<std::string> wrapper_names(Config& optim_wrapper) {
+  constexpr const char* key = "constructor";
+  std::vector<std::string> names;
+  if (!optim_wrapper.has(key)) {
+    for (const auto& name : optim_wrapper.keys())
+      if (optim_wrapper.is_mapping(name) && !optim_wrapper.has("optimizer") &&
+          optim_wrapper.child(name).has("optimizer"))
+        optim_wrapper.fail(name,
+                           "must stand beside constructor: OptimWrapperConstructor, which "
+                           "makes a wrapper of each name");
+    return names;
+  }
+  const auto constructor = optim_wrapper.get<std::string>(key);
+  if (constructor == "DefaultOptimWrapperConstructor") return names;
+  if (!takes_names(constructor))
+    optim_wrapper.fail(key,
+                       "must be DefaultOptimWrapperConstructor, OptimWrapperConstructor or "
+                       "MultiOptimWrapperConstructor");
+  for (const auto& name : optim_wrapper.keys()) {
+    if (name == key || !optim_wrapper.has(name)) continue;
+    if (!optim_wrapper.is_mapping(name) || name == "optimizer")
+      optim_wrapper.fail(name, "must stand in each of the wrappers that " + constructor +
+                                   " makes, which are mappings named after submodules");
+    names.push_back(name);
+  }
+  if (names.empty()) optim_wrapper.fail(key, "must stand beside wrappers, each by its name");
+  return names;
+}
+
+std::vector<std::string> switch_amp_on(Config& optim_wrapper) {
+  std::vector<std::string> warnings;
+  const auto add = [&](std::optional<std::string> warning) {
+    if (warning) warnings.push_back(std::move(*warning));
+  };
+  const auto names = wrapper_names(optim_wrapper);
+  if (names.empty()) add(switch_one_on(optim_wrapper, ""));
+  for (const auto& name : names) {
+    auto entry = optim_wrapper.child(name);
+    add(switch_one_on(entry, name));
+  }
+  return warnings;
 }
 
 }  // namespace halfstep::train

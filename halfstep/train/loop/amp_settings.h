@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <c10/core/Device.h>
 #include <c10/core/ScalarType.h>
@@ -17,9 +18,9 @@ namespace halfstep::train {
 ///   optim_wrapper: {type: AmpOptimWrapper, …}                                  device's dtype
 ///   optim_wrapper: {type: AmpOptimWrapper, dtype: float16, loss_scale: 512., …}
 ///
-/// `loss_scale` is what LossScale reads. `auto`, the default, is dynamic for float16 and off for
-/// bfloat16, whose range is float32's. In float32 neither dtype nor loss_scale nor autocast is
-/// read: one config serves both modes.
+/// `loss_scale` is what LossScale reads. `auto`, the default, and `dynamic` are dynamic for float16
+/// and off for bfloat16, whose range is float32's; a number or a mapping is obeyed there too. In
+/// float32 neither dtype nor loss_scale nor autocast is read: one config serves both modes.
 struct AmpSettings {
   bool enabled = false;
   c10::ScalarType dtype = c10::kFloat;
@@ -47,8 +48,14 @@ struct AmpSettings {
   std::string describe_scale() const;
 };
 
-/// What --amp does: OptimWrapper becomes AmpOptimWrapper. Returns a warning where it is one
-/// already, else an empty text. Throws UsageError for any other type.
-std::string switch_amp_on(Config& optim_wrapper);
+/// The names of the wrappers that `optim_wrapper` holds where it has `constructor:
+/// OptimWrapperConstructor` (or MultiOptimWrapperConstructor); none for the single one of
+/// DefaultOptimWrapperConstructor, the default. Throws UsageError with file and line for another
+/// constructor, for names without it, and for a key of a wrapper beside them.
+std::vector<std::string> wrapper_names(Config& optim_wrapper);
+
+/// What --amp does: each OptimWrapper becomes AmpOptimWrapper. Returns a warning for each that is
+/// one already, with its name where there are several. Throws UsageError for any other type.
+std::vector<std::string> switch_amp_on(Config& optim_wrapper);
 
 }  // namespace halfstep::train

@@ -2,11 +2,9 @@
 
 #include "halfstep/autocast/autocast.h"
 #include "halfstep/autocast/half_rehearsal.h"
-#include "halfstep/train/data/to_device.h"
+#include "halfstep/train/models/evaluation_mode.h"
 
-#include <memory>
 #include <utility>
-#include <vector>
 
 #include <torch/types.h>
 
@@ -17,30 +15,19 @@ bool is_classification(const torch::Tensor& output, const torch::Tensor& target)
   return output.dim() == 2 && target.dim() == 1 && target.scalar_type() == torch::kLong;
 }
 
-class EvaluationMode {
- public:
-  explicit EvaluationMode(Model& model) : model_(model), was_training_(model.is_training()) {
-    for (auto& module : model.modules(/*include_self=*/false))
-      below_.emplace_back(module, module->is_training());
-    model.eval();
+/// Output and loss; a Model's output is computed once for both.
+std::pair<torch::Tensor, torch::Tensor> assess(BaseModel& model, const Batch& batch) {
+  if (const auto* simple = dynamic_cast<const Model*>(&model)) {
+    const auto output = model.forward(batch.data);
+    return {output, simple->loss_of(output, batch.target)};
   }
-  ~EvaluationMode() {
-    // From the top down, because train() sets what lies below, too.
-    model_.train(was_training_);
-    for (auto& [module, was_training] : below_) module->train(was_training);
-  }
-  EvaluationMode(const EvaluationMode&) = delete;
-  EvaluationMode& operator=(const EvaluationMode&) = delete;
-
- private:
-  Model& model_;
-  bool was_training_;
-  std::vector<std::pair<std::shared_ptr<torch::nn::Module>, bool>> below_;
-};
+  const auto losses = model.loss(batch);
+  return {model.predict(batch.data), model.parse_losses(losses).first};
+}
 }  // namespace
 
-std::optional<Evaluation> evaluate(Model& model, const Loss& loss, Loader& loader,
-                                   c10::Device device, const AmpSettings& amp, Evaluator& evaluator,
+std::optional<Evaluation> evaluate(BaseModel& model, Loader& loader, c10::Device device,
+                                   const AmpSettings& amp, Evaluator& evaluator,
                                    const EvaluateOptions& options) {
   const EvaluationMode mode(model);
   const torch::NoGradGuard no_grad;
@@ -55,21 +42,21 @@ std::optional<Evaluation> evaluate(Model& model, const Loss& loss, Loader& loade
       evaluator.compute();  // of no use, but not to be found by the next one
       return std::nullopt;
     }
-    const auto batch = loader.batch(number);
-    if (options.before_batch) options.before_batch(number, batch);
+    const auto raw = loader.batch(number);
+    if (options.before_batch) options.before_batch(number, raw);
     {
-      const auto [data, target] = to_device(batch, device);
+      const auto batch = model.data_preprocessor(raw, /*training=*/false);
       const Autocast autocast(
           AutocastOptions(device.type()).enabled(amp.enabled).dtype(amp.dtype).policy(amp.policy));
-      const auto output = model.forward(data);
-      const int64_t count = target.size(0);
-      loss_sum += loss(output, target).to(torch::kDouble) * count;
-      classification = classification && is_classification(output, target);
-      if (classification) correct += (output.argmax(1) == target).sum();
-      evaluator.process(output, target);
+      const auto [output, loss] = assess(model, batch);
+      const int64_t count = batch.target.size(0);
+      loss_sum += loss.to(torch::kDouble) * count;
+      classification = classification && is_classification(output, batch.target);
+      if (classification) correct += (output.argmax(1) == batch.target).sum();
+      evaluator.process(output, batch.target);
       examples += count;
     }
-    if (options.after_batch) options.after_batch(number, batch);
+    if (options.after_batch) options.after_batch(number, raw);
   }
   Evaluation result;
   result.loss = loss_sum.item<double>() / static_cast<double>(examples);

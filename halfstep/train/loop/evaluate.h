@@ -33,8 +33,8 @@ struct EvaluateOptions {
 /// `amp` says so, and measures by `evaluator`, or, where that is empty, the accuracy of a
 /// classification. Gives each submodule its own mode back, also where something throws. Syncs once
 /// at the end.
-std::optional<Evaluation> evaluate(Model& model, const Loss& loss, Loader& loader,
-                                   c10::Device device, const AmpSettings& amp, Evaluator& evaluator,
+std::optional<Evaluation> evaluate(BaseModel& model, Loader& loader, c10::Device device,
+                                   const AmpSettings& amp, Evaluator& evaluator,
                                    const EvaluateOptions& options = {});
 
 }  // namespace halfstep::train

@@ -1,15 +1,10 @@
 #include "halfstep/train/loop/run_parts.h"
 
 #include "halfstep/core/error.h"
-#include "halfstep/optim/fused_optimizer.h"
-#include "halfstep/optim/gradient_dtype.h"
-#include "halfstep/optim/weight_dtype.h"
 #include "halfstep/train/loop/older_keys.h"
-#include "halfstep/train/loop/policy_settings.h"
 #include "halfstep/train/loop/settings.h"
-#include "halfstep/train/optim/optimizers.h"
+#include "halfstep/train/models/build_model.h"
 
-#include <iostream>
 #include <string_view>
 #include <utility>
 
@@ -18,16 +13,6 @@
 namespace halfstep::train {
 
 namespace {
-
-AmpSettings read_precision(Config& optim_wrapper, const RunOptions& options, const Model& model) {
-  if (options.amp) {
-    const std::string warning = switch_amp_on(optim_wrapper);
-    if (!warning.empty()) std::cerr << "warning: " << warning << '\n';
-  }
-  auto amp = AmpSettings::read(optim_wrapper, options.device);
-  bind_policy(optim_wrapper, amp.policy, model);
-  return amp;
-}
 
 std::unique_ptr<Loader> read_loader(Config config, uint64_t seed) {
   LoaderOptions options;
@@ -59,60 +44,20 @@ void read_seed(Config& config, const RunOptions& options, std::optional<uint64_t
 }
 
 void read_model(Config& config, const RunOptions& options, RunParts& parts) {
-  auto model = config.child("model");
+  parts.model = build_model(config);
   try {
-    parts.model = models().build(model);
     parts.model->to(options.device);
   } catch (const c10::Error& error) {
-    model.fail("", std::string("must be one that LibTorch can build, but it says: ") +
-                       error.what_without_backtrace() + "; check the model's sizes");
+    config.child("model").fail("", "must fit on the device, but LibTorch says: " +
+                                       std::string(error.what_without_backtrace()) +
+                                       "; make the model smaller");
   }
-  auto loss = config.child("loss");
-  parts.loss = losses().build(loss);
 }
 
-/// Masters are of 16-bit weights: gives the model those.
-void choose_weight_dtype(Config& optimizer, RunParts& parts) {
-  constexpr const char* key = "master_weights";
-  if (parts.master_weights == optim::MasterWeights::none) return;
-  const auto& amp = parts.amp;
-  if (!amp.enabled)
-    optimizer.fail(key,
-                   "must be none where the weights stay float32 (--amp, or type: "
-                   "AmpOptimWrapper, makes 16-bit ones)");
-  if (parts.master_weights == optim::MasterWeights::remainder && amp.dtype == c10::kHalf)
-    optimizer.fail(key,
-                   "must be none or float32 with dtype float16 (bfloat16 alone is the upper "
-                   "half of a float32, which remainder completes)");
-  if (amp.scaling && amp.loss_scale.options.at_min_scale() == AtMinScale::fall_back)
-    optimizer.fail(key,
-                   "must be none with loss_scale.at_min_scale fall_back (16-bit weights can't "
-                   "change their dtype on the way; take stop or continue)");
-  if (optim::set_weight_dtype(*parts.model, amp.dtype) == 0)
-    optimizer.fail(key,
-                   "must be none for a model without linear and convolution layers (theirs "
-                   "are the weights that it makes 16-bit ones)");
-}
-
-void read_optimizer(Config& optim_wrapper, RunParts& parts) {
-  std::vector<torch::Tensor> parameters;
-  for (const auto& item : parts.model->named_parameters()) {
-    if (!item.value().requires_grad()) continue;
-    parts.parameter_names.push_back(item.key());
-    parameters.push_back(item.value());
-  }
-  HALFSTEP_CHECK_USAGE(
-      !parameters.empty(), "train",
-      "a model must have parameters to train, but this one has none; leave requires_grad on "
-      "for some of them");
-  auto optimizer = optim_wrapper.child("optimizer");
-  parts.optimizer = optimizers().build(optimizer, parameters);
-  if (const auto* fused = dynamic_cast<const optim::FusedOptimizer*>(parts.optimizer.get())) {
-    const auto& defaults = static_cast<const optim::FusedOptions&>(fused->defaults());
-    parts.master_weights = defaults.settings().master_weights;
-    choose_weight_dtype(optimizer, parts);
-  }
-  parts.choose_shadow_weights();
+std::unique_ptr<OptimWrapperDict> make_dict(const std::vector<WrapperParts>& wrappers) {
+  std::vector<OptimWrapperDict::NamedWrapper> named;
+  for (const auto& parts : wrappers) named.emplace_back(parts.name, parts.wrapper);
+  return std::make_unique<OptimWrapperDict>(named);
 }
 
 void read_loop(Config& config, RunParts& parts) {
@@ -177,19 +122,9 @@ void read_evaluation(Config& config, const char* first, const char* second, RunP
 
 }  // namespace
 
-void RunParts::choose_shadow_weights() const {
-  auto* fused = dynamic_cast<optim::FusedOptimizer*>(optimizer.get());
-  if (!fused) return;
-  fused->drop_shadow_weights();
-  if (master_weights != optim::MasterWeights::none) return;
-  if (amp.enabled) fused->keep_shadow_weights(amp.dtype);
-  // A rehearsal has rounded gradients already: casting them back would cost time and change no bit.
-  const auto dtype = amp.rehearses() ? c10::kHalf : c10::kFloat;
-  fused->zero_grad();
-  for (const auto& group : fused->param_groups())
-    for (const auto& weight : group.params())
-      if (weight.scalar_type() == c10::kFloat && optim::gradient_dtype(weight) != dtype)
-        optim::set_gradient_dtype({weight}, dtype);
+OptimWrapperBase& RunParts::optim_wrapper() const {
+  if (dict) return *dict;
+  return *wrappers.front().wrapper;
 }
 
 std::filesystem::path read_load_from(Config& config, const RunOptions& options) {
@@ -206,10 +141,10 @@ RunParts build_training(Config& config, const RunOptions& options,
   read_seed(config, options, checkpoint_seed, parts);
   read_model(config, options, parts);
   auto optim_wrapper = config.child("optim_wrapper");
-  parts.amp = read_precision(optim_wrapper, options, *parts.model);
-  read_optimizer(optim_wrapper, parts);
+  parts.wrappers = build_wrappers(optim_wrapper, *parts.model, options.device, options.amp);
+  if (!parts.wrappers.front().name.empty()) parts.dict = make_dict(parts.wrappers);
   read_loop(config, parts);
-  parts.schedulers = SchedulerList(*parts.optimizer, read_schedulers(config, parts.loop.by_epoch));
+  build_schedulers(config, parts.loop.by_epoch, parts.wrappers);
   read_hooks(config, parts);
   parts.train_loader = read_loader(config.child("train_dataloader"), parts.seed);
   read_evaluation(config, "val", "test", parts);
@@ -224,13 +159,8 @@ RunParts build_testing(Config& config, const RunOptions& options) {
   apply_older_keys(config);
   read_model(config, options, parts);
   auto optim_wrapper = config.child("optim_wrapper");
-  parts.amp = read_precision(optim_wrapper, options, *parts.model);
-  optim_wrapper.ignore("optimizer");
-  if (optim_wrapper.is_mapping("optimizer")) {
-    auto optimizer = optim_wrapper.child("optimizer");
-    if (optimizer.has("master_weights")) parts.master_weights = read_master_weights(optimizer);
-    choose_weight_dtype(optimizer, parts);
-  }
+  parts.wrappers =
+      read_wrappers_for_testing(optim_wrapper, *parts.model, options.device, options.amp);
   for (const char* key : {"randomness", "param_scheduler", "train_cfg", "default_hooks",
                           "custom_hooks", "log_processor", "load_from", "train_dataloader"})
     config.ignore(key);

@@ -1,12 +1,11 @@
 #pragma once
-#include "halfstep/optim/master_weights.h"
+#include "halfstep/optim_wrapper/optim_wrapper_dict.h"
 #include "halfstep/train/data/loader.h"
 #include "halfstep/train/hooks/hook_list.h"
 #include "halfstep/train/hooks/log_processor.h"
-#include "halfstep/train/loop/amp_settings.h"
 #include "halfstep/train/loop/loop_settings.h"
+#include "halfstep/train/loop/wrapper_parts.h"
 #include "halfstep/train/metrics/evaluator.h"
-#include "halfstep/train/optim/scheduler_list.h"
 #include "halfstep/train/registry/registry.h"
 
 #include <filesystem>
@@ -34,13 +33,9 @@ struct RunOptions {
 struct RunParts {
   uint64_t seed = 0;
   LoopSettings loop;
-  AmpSettings amp;
-  std::shared_ptr<Model> model;
-  std::vector<std::string> parameter_names;  ///< of those trained, in the optimizer's order
-  Loss loss;
-  std::unique_ptr<torch::optim::Optimizer> optimizer;
-  optim::MasterWeights master_weights = optim::MasterWeights::none;  ///< the optimizer's
-  SchedulerList schedulers;
+  std::shared_ptr<BaseModel> model;
+  std::vector<WrapperParts> wrappers;      ///< at least one
+  std::unique_ptr<OptimWrapperDict> dict;  ///< of them, where they have names; else null
   HookList hooks;
   LogProcessor log_processor;
   std::unique_ptr<Loader> train_loader;
@@ -50,11 +45,11 @@ struct RunParts {
   std::string resolved_config;
   nlohmann::json settings;  ///< what a resumed run must have in common with this one
 
-  /// Lets a fused optimizer keep copies of the weights in amp's dtype, and none in float32 or where
-  /// the weights have that dtype themselves (master_weights): autocast takes them instead of
-  /// casting each weight in each step, to the same bits. Where float16 is rehearsed, the gradients
-  /// of float32 weights stay in float16 too.
-  void choose_shadow_weights() const;
+  /// What the model's train_step is given: the one wrapper, or the dict.
+  OptimWrapperBase& optim_wrapper() const;
+
+  /// The precision of the first wrapper, in which the model is evaluated.
+  const AmpSettings& amp() const { return wrappers.front().amp; }
 };
 
 /// The config's load_from, which `options` may set; empty where neither says one.

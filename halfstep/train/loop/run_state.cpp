@@ -3,10 +3,10 @@
 #include "halfstep/core/error.h"
 #include "halfstep/core/version.h"
 #include "halfstep/train/files/module_state.h"
-#include "halfstep/train/files/optimizer_state.h"
 #include "halfstep/train/files/rng_state.h"
 #include "halfstep/train/loop/settings.h"
 #include "halfstep/train/loop/trainer.h"
+#include "halfstep/train/loop/wrapper_state.h"
 
 #include <algorithm>
 #include <iostream>
@@ -19,32 +19,6 @@
 namespace halfstep::train {
 
 namespace {
-
-nlohmann::json scaler_to_json(const GradScaler& scaler) {
-  const auto state = scaler.state();
-  if (!state) return nullptr;
-  nlohmann::json json = {{"scale", state->scale},
-                         {"growth_factor", state->growth_factor},
-                         {"backoff_factor", state->backoff_factor},
-                         {"growth_interval", state->growth_interval},
-                         {"_growth_tracker", state->growth_tracker}};
-  if (state->hysteresis_tracker) json["_hysteresis_tracker"] = *state->hysteresis_tracker;
-  return json;
-}
-
-// Settings are the same, but dtype auto, and with it the default scale, follows the device.
-void load_scaler(GradScaler& scaler, const nlohmann::json& json) {
-  if (!scaler.is_enabled() || json.is_null()) return;
-  GradScalerState state;
-  json.at("scale").get_to(state.scale);
-  json.at("growth_factor").get_to(state.growth_factor);
-  json.at("backoff_factor").get_to(state.backoff_factor);
-  json.at("growth_interval").get_to(state.growth_interval);
-  json.at("_growth_tracker").get_to(state.growth_tracker);
-  if (json.contains("_hysteresis_tracker"))
-    state.hysteresis_tracker = json.at("_hysteresis_tracker").get<int64_t>();
-  scaler.load_state(state);
-}
 
 // A hook is known by its class, and by its place among those of its class.
 std::string class_name(const Hook& hook) {
@@ -105,7 +79,7 @@ void warn_where_bits_may_differ(const Trainer& trainer, const nlohmann::json& en
   const auto before = environment.at("device").get<std::string>() + ", " +
                       environment.at("dtype").get<std::string>();
   const auto now = c10::DeviceTypeName(trainer.device().type(), true) + ", " +
-                   trainer.parts().amp.describe_dtype();
+                   trainer.parts().amp().describe_dtype();
   if (before != now)
     std::cerr << "warning: the checkpoint was written on " << before << ", this run computes on "
               << now << ": it goes on, but not with the same bits as an unbroken run\n";
@@ -139,13 +113,10 @@ Checkpoint collect_state(const Trainer& trainer) {
   Checkpoint checkpoint;
   const auto& parts = trainer.parts();
   save_module(*parts.model, checkpoint);
-  save_optimizer(*parts.optimizer, parts.parameter_names, checkpoint);
+  collect_wrappers(trainer, checkpoint);
   save_rng(checkpoint);
   checkpoint.state["progress"] = trainer.progress();
   checkpoint.state["seed"] = parts.seed;
-  checkpoint.state["scaler"] = scaler_to_json(trainer.scaler());
-  if (trainer.fell_back()) checkpoint.state["fell_back"] = true;
-  checkpoint.state["schedulers"] = parts.schedulers.counts();
   const auto& loader = *parts.train_loader;
   checkpoint.state["data"] = {{"examples", loader.dataset().size()}};
   checkpoint.state["hooks"] = hooks_to_json(parts);
@@ -153,7 +124,7 @@ Checkpoint collect_state(const Trainer& trainer) {
   checkpoint.state["environment"] = {{"torch", torch_version()},
                                      {"threads", at::get_num_threads()},
                                      {"device", c10::DeviceTypeName(trainer.device().type(), true)},
-                                     {"dtype", parts.amp.describe_dtype()}};
+                                     {"dtype", parts.amp().describe_dtype()}};
   return checkpoint;
 }
 
@@ -197,14 +168,12 @@ void restore_state(Trainer& trainer, ResumePoint& from) {
     check_same_settings(state.at("settings"), parts.settings, source);
     check_same_data(trainer, state.at("data"), source);
     const auto progress = read_progress(trainer, state.at("progress"), source);
-    if (state.value("fell_back", false)) trainer.fall_back();
+    restore_fall_backs(trainer, state);
     warn_where_bits_may_differ(trainer, state.at("environment"));
     load_hooks(parts, state.at("hooks"), source);
     parts.hooks.for_each([&](Hook& hook) { hook.after_load_checkpoint(trainer, checkpoint); });
     load_module(checkpoint, *parts.model);
-    load_optimizer(checkpoint, parts.parameter_names, *parts.optimizer);
-    parts.schedulers.set_counts(state.at("schedulers").get<std::vector<int64_t>>());
-    load_scaler(trainer.scaler(), state.at("scaler"));
+    restore_wrappers(trainer, checkpoint);
     trainer.progress() = progress;
     load_rng(checkpoint);
   });

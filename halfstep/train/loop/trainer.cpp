@@ -1,12 +1,10 @@
 #include "halfstep/train/loop/trainer.h"
 
-#include "halfstep/autocast/autocast.h"
 #include "halfstep/autocast/half_rehearsal.h"
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
-#include "halfstep/core/low_precision_support.h"
 #include "halfstep/inspect/precision_recorder.h"
-#include "halfstep/train/data/to_device.h"
+#include "halfstep/core/low_precision_support.h"
 #include "halfstep/train/files/atomic_file.h"
 #include "halfstep/train/loop/precision_json.h"
 #include "halfstep/train/loop/stop_signal.h"
@@ -33,11 +31,6 @@ std::string number_text(double value) {
   return std::isnan(value) ? "nan" : c10::str(value);
 }
 
-/// The loop words the error, as it knows the step and the epoch.
-GradScalerOptions without_stop(GradScalerOptions options) {
-  if (options.at_min_scale() == AtMinScale::stop) options.at_min_scale(AtMinScale::fall_back);
-  return options;
-}
 }  // namespace
 
 Trainer::Trainer(Config config, const RunOptions& options)
@@ -46,11 +39,16 @@ Trainer::Trainer(Config config, const RunOptions& options)
       resume_point_(find_resume_point(options, load_from_)),
       parts_(build_training(config, options,
                             resume_point_ ? std::optional(resume_point_->seed) : std::nullopt)),
-      scaler_(without_stop(parts_.amp.loss_scale.options)),
+      no_scaler_(GradScalerOptions(device_.type()).enabled(false)),
       work_dir_(options.work_dir),
-      outcome_(options.late_outcomes),
       wants_precision_report_(options.precision_report) {
-  scaler_.name_parameters(parts_.model->named_parameters());
+  for (size_t i = 0; i < parts_.wrappers.size(); ++i) {
+    runs_.push_back({LateOutcome(options.late_outcomes), {}});
+    observe(i);
+    if (auto* scaler = parts_.wrappers[i].scaler())
+      scaler->name_parameters(parts_.model->named_parameters());
+  }
+  parts_.optim_wrapper().initialize_count_status(*parts_.model, 0, total_steps());
   if (resume_point_) {
     resume();
   } else {
@@ -77,12 +75,14 @@ void Trainer::resume() {
 }
 
 double Trainer::learning_rate() const {
-  return parts_.optimizer->param_groups().front().options().get_lr();
+  return parts_.wrappers.front().wrapper->param_groups().front().options().get_lr();
 }
 
 Trainer::Outcome Trainer::train() {
   const StopSignal signal;
-  const HalfRehearsal rehearsal(parts_.amp.rehearses());
+  const auto rehearses = [](const WrapperParts& parts) { return parts.amp.rehearses(); };
+  const HalfRehearsal rehearsal(
+      std::any_of(parts_.wrappers.begin(), parts_.wrappers.end(), rehearses));
   parts_.model->train();
   const auto stop = [&] {
     stop_signal_ = signal.received();
@@ -179,7 +179,7 @@ bool Trainer::validate(const Stop& stop) {
   options.after_batch = [&](int64_t number, const Batch& batch) {
     each([&](Hook& hook) { hook.after_val_iter(*this, number, batch); });
   };
-  evaluation_ = evaluate(*parts_.model, parts_.loss, *parts_.test_loader, device_, parts_.amp,
+  evaluation_ = evaluate(*parts_.model, *parts_.test_loader, device_, parts_.amp(),
                          parts_.evaluator, options);
   if (evaluation_) progress_.val_due = false;
   const auto metrics = evaluation_ ? evaluation_->metrics : Metrics();
@@ -215,65 +215,114 @@ void Trainer::run_iter() {
 }
 
 void Trainer::train_step(const Batch& batch) {
-  parts_.optimizer->zero_grad();
-  const auto loss = forward_and_backward(to_device(batch, device_));
-  settle();  // the step before, whose successor a GPU has been given by now
-  parts_.hooks.for_each([&](Hook& hook) { hook.after_backward(*this); });
-  message_hub_.update_scalar("train/lr", learning_rate());
-  outcome_.note(scaler_.step(*parts_.optimizer));
-  scaler_.update();
-  loss_ = loss.detach();
+  counts_dtypes_ = steps_of_this_process() % count_dtypes_every == 0;
+  // Not the first step, which has more to set up.
+  if (wants_precision_report_ && steps_of_this_process() == 1)
+    precision_recorder_.emplace(*parts_.model);
+  observe_ops(true);
+  try {
+    log_vars_ = parts_.model->train_step(batch, parts_.optim_wrapper());
+  } catch (...) {
+    dtype_counter_.reset();
+    precision_recorder_.reset();
+    throw;
+  }
+  observe_ops(false);
+  if (precision_recorder_) {
+    precision_report_ = precision_recorder_->report();
+    precision_recorder_.reset();
+    write_file(work_dir_.precision_report_file(), to_json(*precision_report_).dump(2) + "\n");
+  }
+  if (counts_dtypes_) ++counted_steps_;
+  loss_ = log_vars_.contains("loss") ? log_vars_["loss"] : torch::Tensor();
   ++progress_.batch;
   ++progress_.step;
   if (!parts_.loop.by_epoch)
     progress_.val_due = parts_.test_loader && parts_.loop.validates_after(progress_.step);
   // A run that falls back must do so before it scales another loss.
-  if (outcome_.is_known() || scaler_.diagnosis()) settle();
+  const auto is_due = [&](const WrapperRun& run) { return run.outcome.is_known(); };
+  const auto diagnosed = [](const WrapperParts& parts) {
+    return parts.scaler() != nullptr && parts.scaler()->diagnosis();
+  };
+  if (std::any_of(runs_.begin(), runs_.end(), is_due) ||
+      std::any_of(parts_.wrappers.begin(), parts_.wrappers.end(), diagnosed))
+    settle();
+}
+
+void Trainer::observe(size_t wrapper) {
+  auto& each = *parts_.wrappers[wrapper].wrapper;
+  each.before_step([this, wrapper] { before_update(wrapper); });
+  each.after_step([this, wrapper](const StepResult& result) { after_update(wrapper, result); });
+}
+
+/// Only the model's own operations count, not the update's.
+void Trainer::observe_ops(bool observe) {
+  if (dtype_counter_) dtypes_ += dtype_counter_->report();
+  dtype_counter_.reset();
+  if (observe && counts_dtypes_) dtype_counter_.emplace();
+  if (precision_recorder_) observe ? precision_recorder_->resume() : precision_recorder_->pause();
+}
+
+void Trainer::before_update(size_t wrapper) {
+  observe_ops(false);
+  settle();  // the update before, whose successor a GPU has been given by now
+  active_ = wrapper;
+  parts_.hooks.for_each([&](Hook& hook) { hook.after_backward(*this); });
+  const auto& parts = parts_.wrappers[wrapper];
+  message_hub_.update_scalar("train/" + parts.named("lr"),
+                             parts.wrapper->param_groups().front().options().get_lr());
+}
+
+void Trainer::after_update(size_t wrapper, const StepResult& result) {
+  active_ = 0;
+  auto& run = runs_[wrapper];
+  const auto& parts = parts_.wrappers[wrapper];
+  run.outcome.note(result);
+  ++run.counts.updates;
+  if (const auto& norm = parts.wrapper->grad_norm(); norm.defined())
+    message_hub_.update_scalar("train/" + parts.named("grad_norm"), norm);
+  // Of several wrappers this one may be given another loss before the iteration ends.
+  if (parts_.dict && parts.scaler() && parts.scaler()->diagnosis()) settle();
+  observe_ops(true);
+}
+
+GradScaler& Trainer::scaler() {
+  auto* scaler = active_wrapper().scaler();
+  return scaler != nullptr ? *scaler : no_scaler_;
+}
+
+int64_t Trainer::skipped_in_a_row() const {
+  int64_t most = 0;
+  for (const auto& run : runs_) most = std::max(most, run.skipped_in_a_row);
+  return most;
+}
+
+/// Returns false where there was none.
+bool Trainer::take_outcome(size_t wrapper) {
+  auto& run = runs_[wrapper];
+  const auto result = run.outcome.take();
+  if (!result) return false;
+  active_ = wrapper;
+  parts_.hooks.for_each([&](Hook& hook) { hook.after_outcome(*this, *result); });
+  active_ = 0;
+  run.skipped_in_a_row = result->stepped() ? 0 : run.skipped_in_a_row + 1;
+  if (!result->stepped()) {
+    ++run.counts.skipped_steps;
+    ++progress_.skipped_steps;
+  }
+  return true;
 }
 
 void Trainer::settle() {
-  const auto result = outcome_.take();
-  if (!result) return;
-  parts_.hooks.for_each([&](Hook& hook) { hook.after_outcome(*this, *result); });
-  skipped_in_a_row_ = result->stepped() ? 0 : skipped_in_a_row_ + 1;
-  if (!result->stepped()) ++progress_.skipped_steps;
-  if (check_overflows()) return;  // the loss at hand is the overflow's
+  bool any = false;
+  for (size_t i = 0; i < runs_.size(); ++i) any = take_outcome(i) || any;
+  if (!any) return;
+  bool fell = false;
+  for (size_t i = 0; i < runs_.size(); ++i) fell = check_overflows(i) || fell;
+  if (fell) return;  // the loss at hand is the overflow's
   if (device_.is_cpu() || progress_.step % check_cuda_loss_every == 0 ||
-      skipped_in_a_row_ >= max_skips_without_loss)
+      skipped_in_a_row() >= max_skips_without_loss)
     check_numbers();
-}
-
-torch::Tensor Trainer::forward_and_backward(const Batch& batch) {
-  // Not the first step, which has more to set up.
-  const bool recorded = wants_precision_report_ && steps_of_this_process() == 1;
-  std::optional<inspect::PrecisionRecorder> recorder;
-  if (recorded) recorder.emplace(*parts_.model);
-  auto loss = forward(batch);
-  scaler_.scale(loss).backward();
-  if (recorded) {
-    precision_report_ = recorder->report();
-    recorder.reset();
-    write_file(work_dir_.precision_report_file(), to_json(*precision_report_).dump(2) + "\n");
-  }
-  return loss;
-}
-
-torch::Tensor Trainer::forward(const Batch& batch) {
-  std::optional<inspect::DtypeCounter> counter;
-  if (steps_of_this_process() % count_dtypes_every == 0) counter.emplace();
-  torch::Tensor loss;
-  {
-    const Autocast autocast(AutocastOptions(device_.type())
-                                .enabled(parts_.amp.enabled)
-                                .dtype(parts_.amp.dtype)
-                                .policy(parts_.amp.policy));
-    loss = parts_.loss(parts_.model->forward(batch.data), batch.target);
-  }
-  if (counter) {
-    dtypes_ += counter->report();
-    ++counted_steps_;
-  }
-  return loss;
 }
 
 std::string Trainer::place() const {
@@ -281,67 +330,79 @@ std::string Trainer::place() const {
                   progress_.batch, ")");
 }
 
-bool Trainer::check_overflows() {
-  const auto diagnosis = scaler_.diagnosis();
+bool Trainer::check_overflows(size_t wrapper) {
+  const auto& parts = parts_.wrappers[wrapper];
+  const auto diagnosis = parts.scaler() ? parts.scaler()->diagnosis() : std::nullopt;
   if (!diagnosis) return false;
-  HALFSTEP_CHECK_USAGE(parts_.amp.loss_scale.options.at_min_scale() != AtMinScale::stop, "train",
-                       "overflows must end once the loss scale is at its minimum, but ", place(),
-                       " ", diagnosis->what(), "; ", diagnosis->advice(), "; the learning rate is ",
-                       learning_rate());
-  fall_back();
-  std::cerr << "warning: the loss scale is off from now on and the layers run in "
-            << parts_.amp.describe_dtype() << ", because " << place() << " " << diagnosis->what()
+  const auto whose = parts.name.empty() ? "" : " of '" + parts.name + "'";
+  HALFSTEP_CHECK_USAGE(parts.amp.loss_scale.options.at_min_scale() != AtMinScale::stop, "train",
+                       "overflows must end once the loss scale", whose, " is at its minimum, but ",
+                       place(), " ", diagnosis->what(), "; ", diagnosis->advice(),
+                       "; the learning rate is ", learning_rate());
+  fall_back(wrapper);
+  std::cerr << "warning: the loss scale" << whose << " is off from now on and the layers run in "
+            << parts.amp.describe_dtype() << ", because " << place() << " " << diagnosis->what()
             << "\n";
-  if (!parts_.amp.enabled) return true;
-  if (const auto notice = missing_support_notice(device_, parts_.amp.dtype); !notice.empty())
+  if (!parts.amp.enabled) return true;
+  if (const auto notice = missing_support_notice(device_, parts.amp.dtype); !notice.empty())
     std::cerr << "note: " << notice << "\n";
   return true;
 }
 
-void Trainer::fall_back() {
-  HALFSTEP_CHECK_USAGE(parts_.master_weights == optim::MasterWeights::none, "Trainer::fall_back",
-                       "a run that falls back must have float32 weights, but master_weights gives "
-                       "it 16-bit ones; leave it out");
-  settle();
-  parts_.amp.fall_back();
-  parts_.choose_shadow_weights();
-  scaler_ = GradScaler(parts_.amp.loss_scale.options);
-  fell_back_ = true;
+void Trainer::fall_back(size_t wrapper) {
+  parts_.wrappers[wrapper].fall_back();
+  runs_[wrapper].fell_back = true;
 }
 
 void Trainer::check_numbers() const {
-  if (!loss_.defined()) return;
+  const auto skipped = skipped_in_a_row();
+  const auto stops = [](const WrapperParts& parts) {
+    return parts.amp.loss_scale.options.at_min_scale() == AtMinScale::stop;
+  };
   // A skipped step did no harm yet, and other policies than stop go on whatever the loss is.
-  const bool stops = parts_.amp.loss_scale.options.at_min_scale() == AtMinScale::stop;
-  if (skipped_in_a_row_ > 0 && (!stops || skipped_in_a_row_ < max_skips_without_loss)) return;
-  const auto loss = loss_.item<double>();
-  const auto skips = skipped_in_a_row_ > 0
-                         ? c10::str(", after ", skipped_in_a_row_, " skipped steps in a row")
-                         : "";
-  HALFSTEP_CHECK_USAGE(
-      std::isfinite(loss), "train", "the loss must be finite, but got ", number_text(loss), " ",
-      place(), " in ", dtype_name(parts_.amp.enabled ? parts_.amp.dtype : c10::kFloat), skips,
-      "; lower the learning rate (", learning_rate(), ") or look for inf and NaN in the data");
+  if (skipped > 0 && (skipped < max_skips_without_loss ||
+                      !std::all_of(parts_.wrappers.begin(), parts_.wrappers.end(), stops)))
+    return;
+  for (const auto& item : log_vars_) {
+    if (item.key().find("loss") == std::string::npos) continue;
+    const auto loss = item.value().item<double>();
+    const auto skips = skipped > 0 ? c10::str(", after ", skipped, " skipped steps in a row") : "";
+    const auto& amp = parts_.amp();
+    HALFSTEP_CHECK_USAGE(std::isfinite(loss), "train", "the loss",
+                         item.key() == "loss" ? "" : " '" + item.key() + "'",
+                         " must be finite, but got ", number_text(loss), " ", place(), " in ",
+                         dtype_name(amp.enabled ? amp.dtype : c10::kFloat), skips,
+                         "; lower the learning rate (", learning_rate(),
+                         ") or look for inf and NaN in the data");
+  }
 }
 
 void Trainer::check_weights() const {
-  size_t index = 0;
-  for (const auto& group : parts_.optimizer->param_groups())
-    for (const auto& weight : group.params()) {
-      const auto& name = parts_.parameter_names[index++];
-      HALFSTEP_CHECK_USAGE(at::isfinite(weight).all().item<bool>(), "train",
-                           "weights must be finite to be saved, but '", name,
-                           "' has inf or NaN after step ", progress_.step,
-                           "; earlier checkpoints are kept: lower the learning rate (",
-                           learning_rate(), ") or look for inf and NaN in the data");
-    }
+  for (const auto& parts : parts_.wrappers) {
+    size_t index = 0;
+    for (const auto& group : parts.wrapper->param_groups())
+      for (const auto& weight : group.params()) {
+        const auto& name = parts.parameter_names[index++];
+        HALFSTEP_CHECK_USAGE(at::isfinite(weight).all().item<bool>(), "train",
+                             "weights must be finite to be saved, but '", name,
+                             "' has inf or NaN after step ", progress_.step,
+                             "; earlier checkpoints are kept: lower the learning rate (",
+                             learning_rate(), ") or look for inf and NaN in the data");
+      }
+  }
 }
 
 void Trainer::check_any_step_taken() const {
-  HALFSTEP_CHECK_USAGE(progress_.step == 0 || progress_.skipped_steps < progress_.step, "train",
-                       "a run must take steps, but all ", progress_.step,
-                       " were skipped because a gradient overflowed; lower the loss scale (",
-                       scaler_.get_scale(), ") or look for inf and NaN in the data");
+  for (size_t i = 0; i < runs_.size(); ++i) {
+    const auto& counts = runs_[i].counts;
+    const auto& parts = parts_.wrappers[i];
+    HALFSTEP_CHECK_USAGE(counts.updates == 0 || counts.skipped_steps < counts.updates, "train",
+                         "a run must take steps, but all ", counts.updates,
+                         parts.name.empty() ? "" : " of '" + parts.name + "'",
+                         " were skipped because a gradient overflowed; lower the loss scale (",
+                         parts.scaler() ? parts.scaler()->get_scale() : 1.0,
+                         ") or look for inf and NaN in the data");
+  }
 }
 
 std::filesystem::path Trainer::save_checkpoint() {

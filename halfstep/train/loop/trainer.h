@@ -1,6 +1,6 @@
 #pragma once
 #include "halfstep/inspect/dtype_counter.h"
-#include "halfstep/inspect/precision_report.h"
+#include "halfstep/inspect/precision_recorder.h"
 #include "halfstep/scaling/grad_scaler.h"
 #include "halfstep/train/files/checkpoint.h"
 #include "halfstep/train/hooks/message_hub.h"
@@ -10,6 +10,7 @@
 #include "halfstep/train/loop/run_parts.h"
 #include "halfstep/train/loop/run_state.h"
 #include "halfstep/train/loop/work_dir.h"
+#include "halfstep/train/loop/wrapper_state.h"
 
 #include <filesystem>
 #include <functional>
@@ -36,6 +37,9 @@ class Trainer {
   /// run's past are moved aside. Throws UsageError for a wrong config or one that may not resume
   /// the checkpoint, EnvironmentError for data, checkpoints or a work dir that can't be used.
   Trainer(Config config, const RunOptions& options);
+  // Its wrappers tell it of their updates.
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
 
   /// How train() ended: at max_epochs or max_iters, or before because a signal or a hook asked for
   /// it.
@@ -61,10 +65,11 @@ class Trainer {
   /// evaluation, a save and the fall-back: no step ever runs with a rate that counts a skipped one.
   void settle();
 
-  /// Goes on in the next wider precision without a loss scale; see AmpSettings::fall_back. The loop
-  /// does it where `at_min_scale` is fall_back, and a resumed run does it again.
-  void fall_back();
-  bool fell_back() const { return fell_back_; }
+  /// Lets a wrapper go on in the next wider precision without a loss scale; see
+  /// AmpSettings::fall_back. The loop does it where `at_min_scale` is fall_back, and a resumed run
+  /// does it again.
+  void fall_back(size_t wrapper = 0);
+  bool fell_back(size_t wrapper = 0) const { return runs_[wrapper].fell_back; }
 
   /// Saves the present state into the work dir, unless it is there already, and returns the file.
   /// Syncs. Throws UsageError, and writes nothing, where the loss or a trained weight is not
@@ -84,9 +89,17 @@ class Trainer {
   /// What the config named, built.
   RunParts& parts() { return parts_; }
   const RunParts& parts() const { return parts_; }
-  /// Disabled where the run has no loss scale.
-  GradScaler& scaler() { return scaler_; }
-  const GradScaler& scaler() const { return scaler_; }
+  /// In after_backward and after_outcome the wrapper it is about; else the first one.
+  WrapperParts& active_wrapper() { return parts_.wrappers[active_]; }
+  const WrapperParts& active_wrapper() const { return parts_.wrappers[active_]; }
+  /// That wrapper's scaler. Disabled where it has no loss scale.
+  GradScaler& scaler();
+  const GradScaler& scaler() const {
+    return const_cast<Trainer&>(*this).scaler();
+  }  // NOLINT(*-const-cast): as it is
+  /// What became of a wrapper's updates, as of those that are settled.
+  WrapperCounts& counts(size_t wrapper) { return runs_[wrapper].counts; }
+  const WrapperCounts& counts(size_t wrapper) const { return runs_[wrapper].counts; }
   /// Held by this run alone while the trainer lives.
   const WorkDir& work_dir() const { return work_dir_; }
   c10::Device device() const { return device_; }
@@ -99,10 +112,13 @@ class Trainer {
   MessageHub& message_hub() { return message_hub_; }
   const MessageHub& message_hub() const { return message_hub_; }
 
-  /// The loss of the last step, unscaled, detached, on the device: reading it syncs.
+  /// The loss of the last step ("loss" of log_vars()), unscaled, detached, on the device: reading
+  /// it syncs. Undefined where the model gives none.
   const torch::Tensor& loss() const { return loss_; }
-  /// The first group's rate, as of the steps that are settled: the next step's. The message hub has
-  /// that of the last one as "train/lr".
+  /// What the model's last train_step gave to be logged, on the device: reading it syncs.
+  const LogVars& log_vars() const { return log_vars_; }
+  /// The first wrapper's first group's rate, as of the steps that are settled: the next step's. The
+  /// message hub has that of the last one as "train/lr".
   double learning_rate() const;
   /// Of the last validation, where there is data for it.
   const std::optional<Evaluation>& evaluation() const { return evaluation_; }
@@ -130,6 +146,14 @@ class Trainer {
  private:
   using Stop = std::function<bool()>;
 
+  /// What the loop keeps of a wrapper.
+  struct WrapperRun {
+    LateOutcome outcome;
+    WrapperCounts counts;
+    int64_t skipped_in_a_row = 0;
+    bool fell_back = false;
+  };
+
   void resume();
   bool train_by_epoch(const Stop& stop);
   bool train_by_iter(const Stop& stop);
@@ -141,32 +165,39 @@ class Trainer {
   bool validate(const Stop& stop);
   void save_requested();
   void write_checkpoint(const std::filesystem::path& file);
-  torch::Tensor forward(const Batch& batch);
-  torch::Tensor forward_and_backward(const Batch& batch);
   std::string place() const;
   void check_numbers() const;
   void check_weights() const;
   void check_any_step_taken() const;
-  bool check_overflows();  // true where it fell back
+  bool check_overflows(size_t wrapper);  // true where it fell back
+  void observe(size_t wrapper);
+  void before_update(size_t wrapper);
+  void after_update(size_t wrapper, const StepResult& result);
+  bool take_outcome(size_t wrapper);
+  void observe_ops(bool observe);
+  int64_t skipped_in_a_row() const;
 
   c10::Device device_;
   std::filesystem::path load_from_;
   std::optional<ResumePoint> resume_point_;
   RunParts parts_;
-  GradScaler scaler_;
+  GradScaler no_scaler_;
   WorkDir work_dir_;
   Progress progress_;
   MessageHub message_hub_;
-  LateOutcome outcome_;
+  std::vector<WrapperRun> runs_;  // of each wrapper
+  size_t active_ = 0;
   int64_t first_step_ = 0;
   torch::Tensor loss_;
+  LogVars log_vars_;
   std::optional<Evaluation> evaluation_;
   inspect::DtypeReport dtypes_;
   int64_t counted_steps_ = 0;
+  bool counts_dtypes_ = false;  // of the step at hand
+  std::optional<inspect::DtypeCounter> dtype_counter_;
   bool wants_precision_report_;
   std::optional<inspect::PrecisionReport> precision_report_;
-  int64_t skipped_in_a_row_ = 0;
-  bool fell_back_ = false;
+  std::optional<inspect::PrecisionRecorder> precision_recorder_;  // of the step at hand
   bool stop_requested_ = false;
   int stop_signal_ = 0;
   std::optional<Progress> saved_;

@@ -1,16 +1,30 @@
 #pragma once
-#include <torch/nn/module.h>
+#include "halfstep/train/models/base_model.h"
+
+#include <functional>
 
 namespace halfstep::train {
 
-/// What the trainer trains: a LibTorch module with one forward.
-class Model : public torch::nn::Module {
- public:
-  using torch::nn::Module::Module;
+/// A loss: (model output, target) → 0-dim tensor.
+using Loss = std::function<torch::Tensor(const torch::Tensor&, const torch::Tensor&)>;
 
-  /// Batch of inputs (first dimension: examples) on the model's device → outputs, as the loss takes
-  /// them.
-  virtual torch::Tensor forward(const torch::Tensor& input) = 0;
+/// The simple form of a BaseModel: one forward, and one loss of its output and the target, which
+/// the config's `loss` (or the program) gives.
+class Model : public BaseModel {
+ public:
+  using BaseModel::BaseModel;
+
+  /// What loss() and train_step() train with.
+  void set_loss(Loss loss) { loss_ = std::move(loss); }
+
+  /// {"loss": the loss of the output}. Throws UsageError before set_loss.
+  Losses loss(const Batch& batch) override;
+
+  /// The same of an output that is there already.
+  torch::Tensor loss_of(const torch::Tensor& output, const torch::Tensor& target) const;
+
+ private:
+  Loss loss_;
 };
 
 }  // namespace halfstep::train

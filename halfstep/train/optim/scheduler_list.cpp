@@ -93,8 +93,9 @@ void SchedulerList::set_counts(const std::vector<int64_t>& counts) {
   if (entries_.size() == 1 && entries_[0].acts_throughout()) apply(0);
 }
 
-std::vector<ScheduleEntry> read_schedulers(Config& config, bool run_by_epoch) {
-  auto children = config.children("param_scheduler");
+std::vector<ScheduleEntry> read_schedulers(Config& config, bool run_by_epoch,
+                                           const std::string& key) {
+  auto children = config.children(key);
   std::vector<ScheduleEntry> result;
   for (auto& entry : children) {
     const bool by_epoch = entry.get<bool>("by_epoch", true);

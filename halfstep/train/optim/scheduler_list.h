@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include <torch/optim/optimizer.h>
@@ -66,9 +67,10 @@ class SchedulerList {
   std::vector<double> base_rates_;
 };
 
-/// Reads `param_scheduler`: a list of mappings, each a schedule's own keys beside `by_epoch`
-/// (true), `begin` (0) and `end`. What a schedule needs of its length it takes from begin and end
-/// where they are given. Throws UsageError with file and line.
-std::vector<ScheduleEntry> read_schedulers(Config& config, bool run_by_epoch);
+/// Reads `param_scheduler`, or another key: a list of mappings, each a schedule's own keys beside
+/// `by_epoch` (true), `begin` (0) and `end`. What a schedule needs of its length it takes from
+/// begin and end where they are given. Throws UsageError with file and line.
+std::vector<ScheduleEntry> read_schedulers(Config& config, bool run_by_epoch,
+                                           const std::string& key = "param_scheduler");
 
 }  // namespace halfstep::train

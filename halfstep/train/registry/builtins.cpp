@@ -7,10 +7,13 @@
 #include "halfstep/train/hooks/logger_hook.h"
 #include "halfstep/train/hooks/param_scheduler_hook.h"
 #include "halfstep/train/hooks/runtime_info_hook.h"
+#include "halfstep/train/hooks/sample_grid_hook.h"
 #include "halfstep/train/losses/losses.h"
 #include "halfstep/train/metrics/accuracy.h"
 #include "halfstep/train/metrics/mean_error.h"
 #include "halfstep/train/models/conv_net.h"
+#include "halfstep/train/models/dcgan.h"
+#include "halfstep/train/models/dcgan_networks.h"
 #include "halfstep/train/models/gpt.h"
 #include "halfstep/train/models/mlp.h"
 #include "halfstep/train/models/resnet.h"
@@ -49,12 +52,16 @@ std::unique_ptr<Metric> make_mean_error(Config& config) {
 }  // namespace
 
 ModelRegistry& models() {
-  static auto registry = filled<ModelRegistry>("model", {
-                                                            {"Mlp", make_mlp},
-                                                            {"ConvNet", make_conv_net},
-                                                            {"ResNet18", make_resnet18},
-                                                            {"Gpt", make_gpt},
-                                                        });
+  static auto registry =
+      filled<ModelRegistry>("model", {
+                                         {"Mlp", make_mlp},
+                                         {"ConvNet", make_conv_net},
+                                         {"ResNet18", make_resnet18},
+                                         {"Gpt", make_gpt},
+                                         {"Dcgan", make_dcgan},
+                                         {"DcganGenerator", make_dcgan_generator},
+                                         {"DcganDiscriminator", make_dcgan_discriminator},
+                                     });
   return registry;
 }
 
@@ -108,7 +115,8 @@ HookRegistry& hooks() {
                                     {"IterTimerHook", make_hook<IterTimerHook>},
                                     {"LoggerHook", make_hook<LoggerHook>},
                                     {"ParamSchedulerHook", make_hook<ParamSchedulerHook>},
-                                    {"RuntimeInfoHook", make_hook<RuntimeInfoHook>}});
+                                    {"RuntimeInfoHook", make_hook<RuntimeInfoHook>},
+                                    {"SampleGridHook", make_hook<SampleGridHook>}});
   return registry;
 }
 

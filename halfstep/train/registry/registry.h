@@ -17,9 +17,6 @@ namespace halfstep::train {
 class Hook;
 class Metric;
 
-/// A loss: (model output, target) → 0-dim tensor.
-using Loss = std::function<torch::Tensor(const torch::Tensor&, const torch::Tensor&)>;
-
 namespace detail {
 [[noreturn]] void unknown_type(Config& config, const std::string& kind,
                                const std::vector<std::string>& known);
@@ -69,7 +66,7 @@ class Registry {
   std::map<std::string, Factory> factories_;
 };
 
-using ModelRegistry = Registry<std::shared_ptr<Model>>;
+using ModelRegistry = Registry<std::shared_ptr<BaseModel>>;
 using DatasetRegistry = Registry<std::shared_ptr<Dataset>>;
 using LossRegistry = Registry<Loss>;
 using OptimizerRegistry =

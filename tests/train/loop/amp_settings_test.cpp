@@ -50,7 +50,11 @@ TEST(AmpSettings, Float16ScalesBfloat16DoesNotUnlessTold) {
   const auto bf16 = read("{type: AmpOptimWrapper, dtype: bfloat16}");
   EXPECT_FALSE(bf16.scaling);
   EXPECT_THAT(bf16.describe_scale(), ::testing::HasSubstr("off (bfloat16"));
-  EXPECT_TRUE(read("{type: AmpOptimWrapper, dtype: bfloat16, loss_scale: dynamic}").scaling);
+  // MMEngine's --amp writes "dynamic" whatever the dtype.
+  EXPECT_FALSE(read("{type: AmpOptimWrapper, dtype: bfloat16, loss_scale: dynamic}").scaling);
+  EXPECT_TRUE(read("{type: AmpOptimWrapper, dtype: bfloat16, loss_scale: 512}").scaling);
+  EXPECT_TRUE(
+      read("{type: AmpOptimWrapper, dtype: bfloat16, loss_scale: {init_scale: 512}}").scaling);
 }
 
 TEST(AmpSettings, Float16IsRehearsedOnTheCpuOnly) {
@@ -75,18 +79,54 @@ TEST(AmpSettings, RefusesWhatItCantBe) {
 
 TEST(AmpSwitch, TurnsAPlainWrapperIntoAnAmpOne) {
   auto config = Config::parse("{type: OptimWrapper}");
-  EXPECT_EQ(switch_amp_on(config), "");
+  EXPECT_TRUE(switch_amp_on(config).empty());
   EXPECT_EQ(config.get<std::string>("type"), "AmpOptimWrapper");
 }
 
 TEST(AmpSwitch, WarnsWhereItIsOneAlready) {
   auto config = Config::parse("{type: AmpOptimWrapper}", "x.yaml");
-  EXPECT_THAT(switch_amp_on(config), ::testing::HasSubstr("changes nothing"));
+  EXPECT_THAT(switch_amp_on(config),
+              ::testing::ElementsAre(::testing::HasSubstr("changes nothing: x.yaml:1")));
 }
 
 TEST(AmpSwitch, RefusesAnotherType) {
   auto config = Config::parse("{type: ApexOptimWrapper}", "x.yaml");
   EXPECT_ERROR(switch_amp_on(config), UsageError, "x.yaml:1", "--amp", "ApexOptimWrapper");
+}
+
+TEST(AmpSwitch, SwitchesEachOfSeveralWrappersAndNamesThem) {
+  const std::string start = "constructor: OptimWrapperConstructor\ngenerator: {type: ";
+  auto config =
+      Config::parse(start + "OptimWrapper}\ncritic: {type: AmpOptimWrapper}\nlast: {}", "x.yaml");
+  EXPECT_THAT(
+      switch_amp_on(config),
+      ::testing::ElementsAre(::testing::HasSubstr("changes nothing for 'critic': x.yaml:3")));
+  for (const char* name : {"generator", "critic", "last"})
+    EXPECT_EQ(config.child(name).get<std::string>("type"), "AmpOptimWrapper") << name;
+  auto wrong = Config::parse(start + "ApexOptimWrapper}", "x.yaml");
+  EXPECT_ERROR(switch_amp_on(wrong), UsageError, "x.yaml:2", "generator.type", "--amp",
+               "ApexOptimWrapper");
+}
+
+TEST(WrapperNames, AreTheKeysBesideTheConstructor) {
+  const auto names = [](const std::string& yaml) {
+    auto config = Config::parse(yaml, "x.yaml");
+    return wrapper_names(config);
+  };
+  EXPECT_THAT(names("{optimizer: {type: Adam}, clip_grad: {max_norm: 1}}"), ::testing::IsEmpty());
+  EXPECT_THAT(names("{constructor: DefaultOptimWrapperConstructor}"), ::testing::IsEmpty());
+  for (const char* constructor : {"OptimWrapperConstructor", "MultiOptimWrapperConstructor"})
+    EXPECT_THAT(names(std::string("{constructor: ") + constructor + ", a: {}, b: {}}"),
+                ::testing::ElementsAre("a", "b"));
+  EXPECT_ERROR(names("{constructor: Mine, a: {}}"), UsageError, "x.yaml:1", "constructor",
+               "MultiOptimWrapperConstructor", "Mine");
+  EXPECT_ERROR(names("{constructor: OptimWrapperConstructor}"), UsageError,
+               "must stand beside wrappers, each by its name");
+  for (const char* stray : {"type: AmpOptimWrapper", "optimizer: {type: Adam}"})
+    EXPECT_ERROR(names(std::string("{constructor: OptimWrapperConstructor, a: {}, ") + stray + "}"),
+                 UsageError, "must stand in each of the wrappers");
+  EXPECT_ERROR(names("{generator: {optimizer: {type: Adam}}}"), UsageError, "generator",
+               "must stand beside constructor: OptimWrapperConstructor");
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include "halfstep/train/loop/trainer.h"
 
 #include <csignal>
+#include <tuple>
 #include <utility>
 
 #include <torch/nn/functional/loss.h>
@@ -41,9 +42,31 @@ class DropoutNet : public Model {
     return last_(torch::dropout(torch::relu(first_(input)), 0.3, is_training()));
   }
 
- private:
+ protected:
   torch::nn::Linear first_;
   torch::nn::Linear last_;
+};
+
+class TwoStepNet : public DropoutNet {
+ public:
+  LogVars train_step(const Batch& data, OptimWrapperBase& optim_wrapper) override {
+    const auto batch = data_preprocessor(data, /*training=*/true);
+    LogVars log_vars;
+    for (const auto& [name, trained, frozen] :
+         {std::tuple("first", first_, last_), {"last", last_, first_}}) {
+      for (auto& parameter : frozen->parameters()) parameter.requires_grad_(false);
+      Losses losses;
+      {
+        const auto context = optim_wrapper[name].optim_context(*this);
+        losses = loss(batch);
+      }
+      const auto [total, vars] = parse_losses(losses);
+      optim_wrapper[name].update_params(total);
+      log_vars.insert(std::string("loss_") + name, vars["loss"]);
+      for (auto& parameter : frozen->parameters()) parameter.requires_grad_(true);
+    }
+    return log_vars;
+  }
 };
 
 // Its state and the weights go wrong together where a checkpoint is written before it ran.
@@ -103,6 +126,9 @@ void register_blobs() {
   [[maybe_unused]] static const bool model = models().add(
       "DropoutNet",
       [](Config&) -> std::shared_ptr<Model> { return std::make_shared<DropoutNet>(); });
+  [[maybe_unused]] static const bool two_steps = models().add(
+      "TwoStepNet",
+      [](Config&) -> std::shared_ptr<Model> { return std::make_shared<TwoStepNet>(); });
   [[maybe_unused]] static const bool hook =
       hooks().add("Drift", [](Config&) { return std::make_unique<Drift>(); });
   [[maybe_unused]] static const bool loss =

@@ -30,7 +30,8 @@ class Evaluate : public ::testing::Test {
  protected:
   std::optional<Evaluation> run(const Loss& loss, const std::function<bool()>& stop = {}) {
     Evaluator none;
-    return evaluate(*model_, loss, loader_, c10::kCPU, AmpSettings{}, none, {.stop = stop});
+    model_->set_loss(loss);
+    return evaluate(*model_, loader_, c10::kCPU, AmpSettings{}, none, {.stop = stop});
   }
   void expect_modes_as_before() {
     EXPECT_TRUE(model_->is_training());

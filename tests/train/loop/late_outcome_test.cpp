@@ -264,7 +264,7 @@ TEST_F(LateTrainer, CountsWhatTheScalerSkippedOnAGpu) {
   const auto report = trainer.scaler().overflows();
   EXPECT_GT(report.skipped_steps, 0) << "no overflow happened: the test proves nothing";
   EXPECT_EQ(trainer.progress().skipped_steps, report.skipped_steps);
-  EXPECT_EQ(trainer.parts().schedulers.counts()[0], 12 - report.skipped_steps);
+  EXPECT_EQ(trainer.parts().wrappers[0].schedulers.counts()[0], 12 - report.skipped_steps);
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ class TrainMasters : public ::testing::Test {
     return std::make_unique<Trainer>(std::move(all), RunOptions{.work_dir = dirs_.back().path()});
   }
   static const optim::FusedOptimizer& fused(const Trainer& run) {
-    return dynamic_cast<const optim::FusedOptimizer&>(*run.parts().optimizer);
+    return dynamic_cast<const optim::FusedOptimizer&>(run.parts().wrappers[0].wrapper->optimizer());
   }
   std::list<TempFolder> dirs_;
 };
@@ -66,7 +66,7 @@ TEST_F(TrainMasters, WeightsAreThoseOfMixedPrecisionRounded) {
     SCOPED_TRACE(std::string(wrapper) + optimizer + " " + kind);
     const std::string start = std::string("{type: AmpOptimWrapper, ") + wrapper + "optimizer: {";
     auto amp = trainer(start + optimizer + "}}");
-    const auto dtype = amp->parts().amp.dtype;
+    const auto dtype = amp->parts().amp().dtype;
     {
       // A master starts from its weight.
       const torch::NoGradGuard no_grad;
@@ -76,7 +76,7 @@ TEST_F(TrainMasters, WeightsAreThoseOfMixedPrecisionRounded) {
     amp->train();
     auto run = trainer(start + optimizer + ", master_weights: " + kind + "}}");
     run->train();
-    if (amp->parts().amp.scaling) {
+    if (amp->parts().amp().scaling) {
       EXPECT_GT(amp->progress().skipped_steps, 0) << "no overflow happened: the case proves less";
       EXPECT_LT(amp->progress().skipped_steps, 8);
     }
@@ -115,8 +115,8 @@ TEST_F(TrainMasters, TestingTakesTheCheckpoint) {
   auto testing_config = config(wrapper);
   auto parts = build_testing(testing_config, {});
   load_module(Checkpoint::load(run->save_checkpoint()), *parts.model);
-  const auto result = *evaluate(*parts.model, parts.loss, *parts.test_loader, c10::kCPU, parts.amp,
-                                parts.evaluator);
+  const auto result =
+      *evaluate(*parts.model, *parts.test_loader, c10::kCPU, parts.amp(), parts.evaluator);
   EXPECT_EQ(result.loss, run->evaluation()->loss);
   auto float32 = config("{type: OptimWrapper, optimizer: {type: Adam, master_weights: float32}}");
   EXPECT_ERROR(build_testing(float32, {}), UsageError, "master_weights must be none", "--amp");

@@ -51,6 +51,18 @@ const Case cases[] = {
     {"MasterRemainders",
      "{type: AmpOptimWrapper, optimizer: {type: SGD, lr: 0.01, momentum: 0.9, master_weights: "
      "remainder}}"},
+    {"Accumulates",
+     "{type: OptimWrapper, accumulative_counts: 5, clip_grad: {max_norm: 0.5}, optimizer: {type: "
+     "Adam, lr: 0.01}}"},
+    {"AccumulatesScaled",
+     "{type: AmpOptimWrapper, dtype: float16, accumulative_counts: 3, clip_grad: {max_norm: 0.5, "
+     "norm_type: 1}, loss_scale: {init_scale: 1.0e+5, growth_interval: 2}, optimizer: {type: SGD, "
+     "lr: 0.01, momentum: 0.9}}"},
+    {"TwoOptimizers",
+     "{constructor: OptimWrapperConstructor, first: {type: AmpOptimWrapper, dtype: float16, "
+     "accumulative_counts: 2, optimizer: {type: Adam, lr: 0.01}}, last: {type: OptimWrapper, "
+     "accumulative_counts: 3, optimizer: {type: RMSprop, lr: 0.01}}}",
+     {"model.type=TwoStepNet"}},
     {"HookWithState",
      "{type: OptimWrapper, optimizer: {type: SGD, lr: 0.01}}",
      {"custom_hooks=[{type: Drift}]"}},

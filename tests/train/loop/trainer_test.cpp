@@ -83,7 +83,7 @@ TEST_F(TrainerTest, RehearsedGradientsStayInFloat16UntilItFallsBack) {
       trainer({"optim_wrapper={type: AmpOptimWrapper, dtype: float16, optimizer: {type: Adam}}"});
   const auto weight = run.parts().model->parameters().front();
   run.train();
-  EXPECT_EQ(weight.grad().scalar_type(), torch::kHalf);
+  EXPECT_EQ(optim::gradient_dtype(weight), torch::kHalf);
   run.fall_back();
   EXPECT_EQ(optim::gradient_dtype(weight), torch::kFloat);
 }
@@ -156,7 +156,7 @@ TEST_F(TrainerTest, SchedulerByStepCountsTheStepsThatWereTaken) {
   const auto taken = run.progress().step - run.progress().skipped_steps;
   EXPECT_GT(run.progress().skipped_steps, 0) << "no overflow happened: the test proves nothing";
   EXPECT_GT(taken, 0);
-  EXPECT_EQ(run.parts().schedulers.counts()[0], taken);
+  EXPECT_EQ(run.parts().wrappers[0].schedulers.counts()[0], taken);
   EXPECT_DOUBLE_EQ(run.learning_rate(), 0.01 * std::pow(0.5, taken));
 }
 
@@ -216,8 +216,9 @@ TEST_F(TrainerTest, FallsBackToAWiderPrecisionAndStaysThere) {
   auto unbroken = trainer(overrides);
   unbroken.train();
   EXPECT_TRUE(unbroken.fell_back());
-  EXPECT_EQ(unbroken.parts().amp.dtype, c10::kBFloat16);
-  const auto& fused = dynamic_cast<optim::FusedOptimizer&>(*unbroken.parts().optimizer);
+  EXPECT_EQ(unbroken.parts().amp().dtype, c10::kBFloat16);
+  const auto& fused =
+      dynamic_cast<optim::FusedOptimizer&>(unbroken.parts().wrappers[0].wrapper->optimizer());
   EXPECT_EQ(fused.shadow_of(unbroken.parts().model->parameters()[0]).scalar_type(), c10::kBFloat16);
   EXPECT_FALSE(unbroken.scaler().is_enabled());
   EXPECT_EQ(unbroken.progress().skipped_steps, 4);
@@ -239,7 +240,7 @@ TEST_F(TrainerTest, FallsBackToAWiderPrecisionAndStaysThere) {
   }
   Trainer second(config(overrides), {.work_dir = other.path(), .resume = true});
   EXPECT_TRUE(second.fell_back());
-  EXPECT_EQ(second.parts().amp.dtype, c10::kBFloat16);
+  EXPECT_EQ(second.parts().amp().dtype, c10::kBFloat16);
   second.train();
   EXPECT_EQ(read_file(second.work_dir().checkpoint_file(12)), expected);
 }
@@ -254,9 +255,10 @@ TEST_F(TrainerTest, FallsBackFromBfloat16ToFloat32) {
   EXPECT_ERROR(run.train(), UsageError, "[train] weights must be finite to be saved",
                "'first.weight' has inf or NaN");
   EXPECT_TRUE(run.fell_back());
-  EXPECT_FALSE(run.parts().amp.enabled);
-  EXPECT_FALSE(dynamic_cast<optim::FusedOptimizer&>(*run.parts().optimizer).keeps_shadow_weights());
-  EXPECT_EQ(run.parts().amp.describe_dtype(), "float32");
+  EXPECT_FALSE(run.parts().amp().enabled);
+  EXPECT_FALSE(dynamic_cast<optim::FusedOptimizer&>(run.parts().wrappers[0].wrapper->optimizer())
+                   .keeps_shadow_weights());
+  EXPECT_EQ(run.parts().amp().describe_dtype(), "float32");
 }
 
 TEST_F(TrainerTest, NanLossWithALossScaleIsAnErrorAfterTenSkippedSteps) {
@@ -271,10 +273,10 @@ TEST_F(TrainerTest, NanLossWithALossScaleIsAnErrorAfterTenSkippedSteps) {
 }
 
 TEST_F(TrainerTest, OneBadBatchIsLeftToTheLossScale) {
-  auto run =
-      trainer({"train_dataloader.dataset.nan_at=20", "test_dataloader=null",
-               "optim_wrapper={type: AmpOptimWrapper, loss_scale: dynamic, optimizer: {type: "
-               "SGD, lr: 0.01}}"});
+  auto run = trainer(
+      {"train_dataloader.dataset.nan_at=20", "test_dataloader=null",
+       "optim_wrapper={type: AmpOptimWrapper, loss_scale: {init_scale: 65536}, optimizer: {type: "
+       "SGD, lr: 0.01}}"});
   EXPECT_EQ(run.train(), Trainer::Outcome::finished);
   EXPECT_EQ(run.progress().skipped_steps, 2);  // one an epoch
 }

@@ -15,7 +15,7 @@
 namespace halfstep::train {
 namespace {
 
-std::shared_ptr<Model> build(const std::string& yaml) {
+std::shared_ptr<BaseModel> build(const std::string& yaml) {
   Config config = Config::parse("m: " + yaml, "x.yaml");
   Config child = config.child("m");
   auto model = models().build(child);

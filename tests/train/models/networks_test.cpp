@@ -29,7 +29,7 @@ Batch batch_of(const std::string& type) {
           at::arange(256) * 31 % 256};
 }
 
-std::shared_ptr<Model> build(const std::string& yaml) {
+std::shared_ptr<BaseModel> build(const std::string& yaml) {
   Config config = Config::parse("m: " + yaml, "x.yaml");
   Config child = config.child("m");
   auto model = models().build(child);
@@ -42,7 +42,7 @@ struct Result {
   c10::ScalarType output_dtype;
 };
 
-Result forward_and_backward(Model& model, const Batch& batch, c10::Device device,
+Result forward_and_backward(BaseModel& model, const Batch& batch, c10::Device device,
                             const std::string& precision) {
   auto input = batch.input.to(device);
   if (precision == "float64") {
@@ -77,7 +77,7 @@ Expectation expectation(const golden::Network& network) {
 
 // Relative distance of whole gradients: a dot product with numbers in [-1, 1) is off by about
 // half of it.
-void expect_gradients(const Model& model, const golden::Network& expected, double limit) {
+void expect_gradients(const BaseModel& model, const golden::Network& expected, double limit) {
   const auto parameters = model.named_parameters();
   ASSERT_EQ(parameters.size(), expected.gradients.size());
   for (size_t i = 0; i < parameters.size(); ++i) {

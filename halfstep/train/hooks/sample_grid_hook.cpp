@@ -1,0 +1,55 @@
+#include "halfstep/train/hooks/sample_grid_hook.h"
+
+#include "halfstep/core/error.h"
+#include "halfstep/train/files/png_file.h"
+#include "halfstep/train/loop/trainer.h"
+#include "halfstep/train/models/base_gan.h"
+#include "halfstep/train/models/evaluation_mode.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/randn.h>
+
+#include <fmt/format.h>
+
+namespace halfstep::train {
+
+namespace {
+
+int64_t at_least_one(Config& config, const char* key, int64_t fallback) {
+  const auto value = config.get<int64_t>(key, fallback);
+  if (value < 1) config.fail(key, "must be at least 1");
+  return value;
+}
+
+}  // namespace
+
+SampleGridHook::SampleGridHook(Config& config)
+    : interval_(at_least_one(config, "interval", 1)),
+      count_(at_least_one(config, "count", 64)),
+      columns_(at_least_one(config, "columns", 8)),
+      seed_(config.get<int64_t>("seed", 0)) {
+  if (seed_ < 0) config.fail("seed", "must be at least 0");
+}
+
+void SampleGridHook::before_run(Trainer& trainer) {
+  const auto* gan = dynamic_cast<const BaseGan*>(trainer.parts().model.get());
+  HALFSTEP_CHECK_USAGE(gan != nullptr, "SampleGridHook",
+                       "the model must be a GAN, which makes images of noise, but is none; leave "
+                       "the hook out of custom_hooks");
+  noise_ = at::randn({count_, gan->options().noise_size},
+                     at::detail::createCPUGenerator(static_cast<uint64_t>(seed_)), at::kFloat)
+               .to(trainer.device());
+}
+
+void SampleGridHook::after_train_epoch(Trainer& trainer) {
+  const auto epoch = trainer.progress().epoch;
+  if (epoch % interval_ != 0) return;
+  auto& gan = static_cast<BaseGan&>(*trainer.parts().model);
+  const EvaluationMode mode(gan);
+  const at::NoGradGuard no_grad;
+  const auto folder = trainer.work_dir().root() / "samples";
+  std::filesystem::create_directories(folder);
+  write_png_grid(folder / fmt::format("epoch_{}.png", epoch), gan.predict(noise_), columns_);
+}
+
+}  // namespace halfstep::train

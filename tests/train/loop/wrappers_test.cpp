@@ -1,0 +1,282 @@
+// The optimizer wrappers of a run: accumulation, clipping and several optimizers from a config.
+#include "halfstep/core/error.h"
+#include "halfstep/optim/gradient_dtype.h"
+#include "halfstep/optim_wrapper/amp_optim_wrapper.h"
+#include "halfstep/train/loop/trainer.h"
+
+#include <fstream>
+
+#include "tests/support/errors.h"
+#include "tests/support/temp_folder.h"
+#include "tests/support/tolerance.h"
+#include "tests/train/loop/blobs.h"
+#include <gtest/gtest.h>
+
+namespace halfstep::train {
+
+namespace {
+
+using halfstep::testing::read_file;
+using halfstep::testing::TempFolder;
+
+const std::string two_names = "{constructor: OptimWrapperConstructor, first: ";
+
+class Wrappers : public ::testing::Test {
+ protected:
+  void SetUp() override { testing::register_blobs(); }
+  static Config config(const std::vector<std::string>& overrides) {
+    auto config = Config::parse(testing::blobs_config, "blobs.yaml");
+    for (const auto& assignment : overrides) config.override_with(assignment);
+    return config;
+  }
+  std::unique_ptr<Trainer> trainer(const std::vector<std::string>& overrides,
+                                   RunOptions options = {}) {
+    options.work_dir = dir_.path();
+    return std::make_unique<Trainer>(config(overrides), options);
+  }
+  static std::vector<double> rates(const Trainer& run) {
+    std::vector<double> result;
+    for (const auto& parts : run.parts().wrappers)
+      result.push_back(parts.wrapper->param_groups().front().options().get_lr());
+    return result;
+  }
+  std::vector<nlohmann::json> log() const {
+    std::ifstream file(dir_.path() / "log.jsonl");
+    std::vector<nlohmann::json> lines;
+    for (std::string line; std::getline(file, line);) lines.push_back(nlohmann::json::parse(line));
+    return lines;
+  }
+  TempFolder dir_;
+};
+
+TEST_F(Wrappers, AccumulatedBatchesTrainAsWholeOnes) {
+  std::vector<std::vector<torch::Tensor>> weights;
+  for (const int64_t counts : {1, 3}) {
+    const TempFolder dir;
+    auto run_config =
+        config({"model={type: Mlp, sizes: [16, 8, 4]}",
+                "optim_wrapper={optimizer: {type: SGD, lr: 0.1, momentum: 0.9}}",
+                "param_scheduler=[{type: ExponentialLR, gamma: 0.9, by_epoch: false}]",
+                "train_dataloader.shuffle=false", "train_dataloader.batch_size=48"});
+    if (counts > 1) {
+      run_config.override_with("train_dataloader.batch_size=16");
+      run_config.override_with("optim_wrapper.accumulative_counts=3");
+    }
+    Trainer run(run_config, {.work_dir = dir.path()});
+    run.train();
+    EXPECT_EQ(run.progress().step, 4 * counts);
+    EXPECT_EQ(run.counts(0).updates, 4);
+    EXPECT_EQ(run.parts().wrappers[0].schedulers.counts()[0], 4);
+    weights.push_back(run.parts().model->parameters());
+  }
+  for (size_t i = 0; i < weights[0].size(); ++i)
+    halfstep::testing::expect_close(weights[1][i], weights[0][i],
+                                    halfstep::testing::tolerance(torch::kFloat, "step"));
+}
+
+// 12 iterations by 5: the last step is made of two.
+TEST_F(Wrappers, TheLastStepTakesWhatIsLeft) {
+  const auto run = trainer({"optim_wrapper.accumulative_counts=5"});
+  const auto& wrapper = *run->parts().wrappers[0].wrapper;
+  EXPECT_EQ(wrapper.max_counts(), 12);
+  EXPECT_EQ(wrapper.remainder_counts(), 2);
+  run->train();
+  EXPECT_EQ(run->counts(0).updates, 3);
+  EXPECT_FALSE(wrapper.is_accumulating());
+}
+
+TEST_F(Wrappers, TheNormOfTheGradientsIsLogged) {
+  for (const char* clip : {"{max_norm: 0.01}", "{type: norm, max_norm: 0.01, norm_type: inf}"}) {
+    trainer({std::string("optim_wrapper.clip_grad=") + clip, "default_hooks.logger.interval=1"})
+        ->train();
+    EXPECT_GT(log().back().at("grad_norm").get<double>(), 0.01);
+  }
+  trainer({"optim_wrapper.clip_grad={clip_value: 0.01}"})->train();
+  EXPECT_FALSE(log().back().contains("grad_norm"));
+}
+
+TEST_F(Wrappers, ClippingChangesTheRun) {
+  std::vector<double> losses;
+  for (const char* clip : {"null", "{max_norm: 1.0e-6}", "{type: value, clip_value: 1.0e-9}"}) {
+    const auto run = trainer({std::string("optim_wrapper.clip_grad=") + clip,
+                              "optim_wrapper.optimizer={type: SGD, lr: 0.1}"});
+    run->train();
+    losses.push_back(run->evaluation()->loss);
+  }
+  EXPECT_LT(losses[0], losses[1] / 2);
+  EXPECT_LT(losses[0], losses[2] / 2);
+}
+
+TEST_F(Wrappers, RefusesWhatTheyCantBe) {
+  const std::string base = "optim_wrapper={type: AmpOptimWrapper, optimizer: {type: Adam}, ";
+  const std::vector<std::pair<std::string, const char*>> cases{
+      {base + "accumulative_counts: 0}", "accumulative_counts must be at least 1 iteration"},
+      {base + "clip_grad: {type: both, max_norm: 1}}", "must be norm or value, but got both"},
+      {base + "clip_grad: {max_norm: -1}}", "max_norm must be at least 0, but got -1"},
+      {base + "clip_grad: {norm_type: 2}}", "max_norm"},
+      {base + "clip_grad: {max_norm: 1, norm_type: 0}}", "norm_type must be above 0, or inf"},
+      {base + "clip_grad: {max_norm: 1, clip_value: 1}}", "unknown key 'clip_value'"},
+      {"optim_wrapper=" + two_names +
+           "{optimizer: {type: Adam}}, second: {optimizer: {type: "
+           "Adam}}}",
+       "must be named after a submodule of the model (first, last)"},
+      {"optim_wrapper={constructor: OptimWrapperConstructor, optimizer: {type: Adam}}",
+       "must stand in each of the wrappers"}};
+  for (const auto& [assignment, message] : cases)
+    EXPECT_ERROR(trainer({assignment}), UsageError, message);
+  // A model that knows of one optimizer.
+  const auto run = trainer({"optim_wrapper=" + two_names +
+                            "{optimizer: {type: Adam}}, last: {optimizer: {type: "
+                            "Adam}}}"});
+  EXPECT_ERROR(run->train(), UsageError, "[OptimWrapperDict::optim_context]", "'first', 'last'");
+}
+
+class TwoOptimizers : public Wrappers {
+ protected:
+  std::vector<std::string> overrides(const std::string& first, const std::string& last) const {
+    return {"model.type=TwoStepNet", "default_hooks.logger.interval=1",
+            "optim_wrapper=" + two_names + first + ", last: " + last + "}"};
+  }
+  const std::string plain = "{optimizer: {type: SGD, lr: 0.05}}";
+};
+
+TEST_F(TwoOptimizers, TrainBySchedulesScalesAndCountsOfTheirOwn) {
+  auto given = overrides(
+      "{type: AmpOptimWrapper, dtype: float16, loss_scale: {init_scale: 1.0e+6, growth_interval: "
+      "100}, optimizer: {type: SGD, lr: 0.1}, clip_grad: {max_norm: 1}}",
+      "{type: OptimWrapper, accumulative_counts: 4, optimizer: {type: Adam, lr: 0.01}}");
+  given.emplace_back("param_scheduler={first: [{type: StepLR, step_size: 1, gamma: 0.5}]}");
+  const auto run = trainer(given);
+  run->train();
+  const auto& wrappers = run->parts().wrappers;
+  EXPECT_EQ(run->counts(0).updates, 12);
+  EXPECT_EQ(run->counts(1).updates, 3);
+  EXPECT_GT(run->counts(0).skipped_steps, 0) << "no overflow happened: the test proves nothing";
+  EXPECT_LT(run->counts(0).skipped_steps, 12);
+  EXPECT_EQ(run->counts(1).skipped_steps, 0);
+  EXPECT_EQ(run->progress().skipped_steps, run->counts(0).skipped_steps);
+  EXPECT_EQ(rates(*run), (std::vector<double>{0.025, 0.01}));
+  EXPECT_EQ(wrappers[1].scaler(), nullptr);
+  const auto line = log().back();
+  EXPECT_EQ(line.at("first.lr"), 0.025);
+  EXPECT_EQ(line.at("last.lr"), 0.01);
+  EXPECT_EQ(line.at("first.loss_scale"), wrappers[0].scaler()->get_scale());
+  EXPECT_EQ(line.at("first.skipped_steps"), run->counts(0).skipped_steps);
+  EXPECT_EQ(line.at("last.skipped_steps"), 0);
+  EXPECT_TRUE(line.contains("first.grad_norm"));
+  EXPECT_FALSE(line.contains("last.loss_scale"));
+}
+
+TEST_F(TwoOptimizers, AListOfSchedulesIsForBoth) {
+  const auto run = trainer(overrides(plain, plain));
+  run->train();
+  EXPECT_EQ(rates(*run), (std::vector<double>{0.0125, 0.0125}));
+}
+
+TEST_F(TwoOptimizers, AmpSwitchesBoth) {
+  const auto run = trainer(overrides(plain, plain), {.amp = true});
+  for (const auto& wrapper : run->parts().wrappers) {
+    EXPECT_TRUE(wrapper.amp.enabled);
+    EXPECT_NE(dynamic_cast<AmpOptimWrapper*>(wrapper.wrapper.get()), nullptr);
+  }
+  run->train();
+  EXPECT_THAT(run->dtypes().summary(), ::testing::ContainsRegex("linear +bfloat16"));
+}
+
+TEST_F(TwoOptimizers, EachFallsBackAlone) {
+  std::vector<std::string> checkpoints;
+  for (const bool late : {false, true}) {
+    const TempFolder dir;
+    Trainer run(
+        config(overrides("{type: AmpOptimWrapper, loss_scale: {init_scale: 3.4e+38, min_scale: "
+                         "3.4e+38, at_min_scale: fall_back, min_scale_patience: 2}, optimizer: "
+                         "{type: Adam, lr: 0.01}}",
+                         "{type: AmpOptimWrapper, optimizer: {type: Adam, lr: 0.01}}")),
+        {.work_dir = dir.path(), .late_outcomes = late});
+    run.train();
+    EXPECT_TRUE(run.fell_back(0));
+    EXPECT_FALSE(run.fell_back(1));
+    EXPECT_EQ(run.counts(0).skipped_steps, 2);
+    EXPECT_FALSE(run.parts().wrappers[0].amp.enabled);
+    EXPECT_TRUE(run.parts().wrappers[1].amp.enabled);
+    checkpoints.push_back(read_file(run.work_dir().checkpoint_file(12)));
+    ASSERT_FALSE(checkpoints.back().empty());
+  }
+  EXPECT_TRUE(checkpoints[0] == checkpoints[1]);
+}
+
+TEST_F(TwoOptimizers, WhatIsLearntLateChangesNoBit) {
+  std::vector<std::string> checkpoints;
+  for (const bool late : {false, true}) {
+    const TempFolder dir;
+    auto run_config = config(overrides(
+        "{type: AmpOptimWrapper, loss_scale: {init_scale: 3.0e+38, growth_interval: 2, "
+        "growth_factor: 64.0, backoff_factor: 0.015625}, optimizer: {type: AdamW, lr: 0.01}}",
+        "{type: AmpOptimWrapper, accumulative_counts: 2, optimizer: {type: Adam, lr: 0.01}}"));
+    run_config.override_with(
+        "param_scheduler=[{type: ExponentialLR, gamma: 0.5, by_epoch: false}]");
+    Trainer run(run_config, {.work_dir = dir.path(), .late_outcomes = late});
+    run.train();
+    EXPECT_GT(run.counts(0).skipped_steps, 1) << "no overflow happened: the test proves nothing";
+    checkpoints.push_back(read_file(run.work_dir().checkpoint_file(12)));
+    ASSERT_FALSE(checkpoints.back().empty());
+  }
+  EXPECT_TRUE(checkpoints[0] == checkpoints[1]);
+}
+
+// Written before there were counts of updates and iterations.
+TEST_F(Wrappers, ACheckpointWithoutCountsGoesOn) {
+  std::string expected;
+  {
+    const TempFolder dir;
+    Trainer run(config({}), {.work_dir = dir.path()});
+    run.train();
+    expected = read_file(run.work_dir().checkpoint_file(12));
+    auto old = Checkpoint::load(run.work_dir().checkpoint_file(6));
+    EXPECT_EQ(old.state.erase("inner_count"), 1U);
+    EXPECT_EQ(old.state.erase("updates"), 1U);
+    old.save(dir_.path() / "old.safetensors");
+  }
+  const auto run = trainer({}, {.resume = true, .resume_from = dir_.path() / "old.safetensors"});
+  EXPECT_EQ(run->counts(0).updates, 6);
+  run->train();
+  EXPECT_TRUE(read_file(run->work_dir().checkpoint_file(12)) == expected);
+}
+
+TEST_F(Wrappers, GradientsOfARehearsalStayInFloat16WhereNothingAddsThemUp) {
+  const auto dtype = [&](const std::string& more) {
+    const auto run =
+        trainer({"optim_wrapper={type: AmpOptimWrapper, dtype: float16, optimizer: "
+                 "{type: Adam}" +
+                 more + "}"});
+    return optim::gradient_dtype(run->parts().model->parameters()[0]);
+  };
+  EXPECT_EQ(dtype(""), c10::kHalf);
+  EXPECT_EQ(dtype(", clip_grad: {max_norm: 1}"), c10::kHalf);
+  EXPECT_EQ(dtype(", clip_grad: {max_norm: 1, norm_type: 1}"), c10::kFloat);
+  EXPECT_EQ(dtype(", accumulative_counts: 2"), c10::kFloat);
+}
+
+TEST_F(Wrappers, HooksAreToldOfUpdatesNotOfIterations) {
+  struct Count : Hook {
+    int64_t backwards = 0, outcomes = 0, iterations = 0;
+    void after_backward(Trainer& trainer) override {
+      ++backwards;
+      EXPECT_TRUE(trainer.parts().model->parameters()[0].grad().defined());
+    }
+    void after_outcome(Trainer&, const StepResult&) override { ++outcomes; }
+    void after_train_iter(Trainer&, const Batch&) override { ++iterations; }
+  };
+  const auto run = trainer({"optim_wrapper.accumulative_counts=4"});
+  auto owned = std::make_unique<Count>();
+  const auto& count = *owned;
+  run->register_hook(std::move(owned));
+  run->train();
+  EXPECT_EQ(count.backwards, 3);
+  EXPECT_EQ(count.outcomes, 3);
+  EXPECT_EQ(count.iterations, 12);
+}
+
+}  // namespace
+
+}  // namespace halfstep::train
