@@ -43,8 +43,7 @@ TEST(OpenMmlabPage, EachConfigTrains) {
     EXPECT_TRUE(trainer.parts().amp().enabled);
     // In the device's bfloat16 "dynamic" means none.
     const bool dynamic = block.find("loss_scale: dynamic") != block.npos;
-    EXPECT_EQ(trainer.parts().amp().scaling,
-              trainer.parts().amp().dtype == c10::kHalf || !dynamic);
+    EXPECT_EQ(trainer.parts().amp().scaling, trainer.parts().amp().dtype == c10::kHalf || !dynamic);
     EXPECT_EQ(trainer.train(), Trainer::Outcome::finished);
     EXPECT_EQ(trainer.progress().step, 12);
   }
