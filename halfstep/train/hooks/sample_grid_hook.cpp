@@ -47,6 +47,7 @@ void SampleGridHook::after_train_epoch(Trainer& trainer) {
   auto& gan = static_cast<BaseGan&>(*trainer.parts().model);
   const EvaluationMode mode(gan);
   const at::NoGradGuard no_grad;
+  const auto context = trainer.parts().optim_wrapper()["generator"].optim_context(gan.generator());
   const auto folder = trainer.work_dir().root() / "samples";
   std::filesystem::create_directories(folder);
   write_png_grid(folder / fmt::format("epoch_{}.png", epoch), gan.predict(noise_), columns_);

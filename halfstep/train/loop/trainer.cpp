@@ -286,6 +286,11 @@ void Trainer::after_update(size_t wrapper, const StepResult& result) {
   observe_ops(true);
 }
 
+const GradScaler& Trainer::scaler() const {
+  const auto* scaler = active_wrapper().scaler();
+  return scaler != nullptr ? *scaler : no_scaler_;
+}
+
 GradScaler& Trainer::scaler() {
   auto* scaler = active_wrapper().scaler();
   return scaler != nullptr ? *scaler : no_scaler_;

@@ -94,9 +94,7 @@ class Trainer {
   const WrapperParts& active_wrapper() const { return parts_.wrappers[active_]; }
   /// That wrapper's scaler. Disabled where it has no loss scale.
   GradScaler& scaler();
-  const GradScaler& scaler() const {
-    return const_cast<Trainer&>(*this).scaler();
-  }  // NOLINT(*-const-cast): as it is
+  const GradScaler& scaler() const;
   /// What became of a wrapper's updates, as of those that are settled.
   WrapperCounts& counts(size_t wrapper) { return runs_[wrapper].counts; }
   const WrapperCounts& counts(size_t wrapper) const { return runs_[wrapper].counts; }

@@ -75,7 +75,7 @@ def train_a_little(folder):
 
     # A scale that overflows at first: steps are skipped, and said to be.
     output, lines, scalars = train("dcgan", folder / "float16",
-                                   SMALL + for_both("dtype=float16", "loss_scale={init_scale: 1.0e9}"))
+                                   SMALL + for_both("dtype=float16", "loss_scale={init_scale: 4.0e6}"))
     end = check_gan(folder / "float16", lines, scalars, 1)
     check(end["skipped_steps"] > 0 and "steps were skipped because a gradient overflowed" in output, "skips must be reported")
     check("rehearsed" in output, "float16 on the CPU must be rehearsed")
