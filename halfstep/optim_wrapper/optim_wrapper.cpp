@@ -163,14 +163,16 @@ void OptimWrapper::initialize_count_status(const torch::nn::Module& model, int64
   inner_count_ = init_counts;
   max_counts_ = max_counts;
   remainder_counts_ = max_counts == -1 ? -1 : max_counts % accumulative_counts();
-  if (init_counts % accumulative_counts() != 0)
+  if (init_counts % accumulative_counts() != 0) {
     TORCH_WARN("[", type_name(), "] init_counts ", init_counts,
                " is no multiple of accumulative_counts ", accumulative_counts(),
                ": the gradients of the iterations since the last step are lost");
-  if (accumulative_counts() > 1 && detail::counts_batches(model))
+  }
+  if (accumulative_counts() > 1 && detail::counts_batches(model)) {
     TORCH_WARN("[", type_name(),
                "] the model normalises over batches: with accumulative_counts it sees the parts of "
                "an accumulated batch one by one, which is not the same as the whole");
+  }
 }
 
 GroupValues OptimWrapper::get_lr() const {

@@ -87,6 +87,17 @@ void print_precision(const Trainer& trainer, const RunOptions& options) {
              trainer.precision_report()->text());
 }
 
+void print_skipped(const Trainer& trainer) {
+  const auto& wrappers = trainer.parts().wrappers;
+  for (size_t i = 0; i < wrappers.size(); ++i) {
+    const auto& [updates, skipped] = trainer.counts(i);
+    if (skipped == 0) continue;
+    const auto whose = wrappers[i].name.empty() ? "" : wrappers[i].name + ": ";
+    fmt::print("{}{} of {} steps were skipped because a gradient overflowed\n", whose, skipped,
+               updates);
+  }
+}
+
 std::string in_quotes(const std::string& word) {
   constexpr const char* plain =
       "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-./=:+,";
@@ -114,9 +125,7 @@ int train_command(Config config, const RunOptions& options, const std::string& c
   print_precision(trainer, options);
   const auto& checkpoint = trainer.last_saved();
   if (outcome == Trainer::Outcome::finished) {
-    if (trainer.progress().skipped_steps > 0)
-      fmt::print("{} of {} steps were skipped because a gradient overflowed\n",
-                 trainer.progress().skipped_steps, trainer.progress().step);
+    print_skipped(trainer);
     if (!checkpoint.empty()) fmt::print("checkpoint {}\n", checkpoint.string());
     return 0;
   }

@@ -23,7 +23,7 @@ namespace {
 std::shared_ptr<const int> lock_folder(const fs::path& folder) {
   const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor < 0) return nullptr;
-  const std::shared_ptr<const int> lock(new int(descriptor), [](const int* held) {
+  std::shared_ptr<const int> lock(new int(descriptor), [](const int* held) {
     ::close(*held);
     delete held;
   });
@@ -100,7 +100,7 @@ fs::path WorkDir::make_aside_folder() const {
   int number = 1;
   std::error_code error;
   while (fs::exists(root_ / fmt::format("previous_{}", number), error)) ++number;
-  const fs::path aside = root_ / fmt::format("previous_{}", number);
+  fs::path aside = root_ / fmt::format("previous_{}", number);
   fs::create_directory(aside, error);
   check_moved(error, root_, aside);
   return aside;

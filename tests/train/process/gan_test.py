@@ -7,6 +7,7 @@
 import argparse
 import json
 import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -77,7 +78,9 @@ def train_a_little(folder):
     output, lines, scalars = train("dcgan", folder / "float16",
                                    SMALL + for_both("dtype=float16", "loss_scale={init_scale: 4.0e6}"))
     end = check_gan(folder / "float16", lines, scalars, 1)
-    check(end["skipped_steps"] > 0 and "steps were skipped because a gradient overflowed" in output, "skips must be reported")
+    told = re.findall(r"^(?:generator|discriminator): (\d+) of (\d+) steps were skipped because a gradient overflowed$", output, re.M)
+    check(end["skipped_steps"] == sum(int(skipped) for skipped, _ in told) > 0, "skips must be reported")
+    check(all(int(skipped) < int(updates) for skipped, updates in told), "each optimizer must take steps")
     check("rehearsed" in output, "float16 on the CPU must be rehearsed")
 
 
