@@ -277,8 +277,8 @@ TEST_F(RunHooks, AverageFollowsTheWeightsAndIsWhatIsSaved) {
                 masters + "}}"});
     auto parts = build_testing(testing_config, {});
     load_module(saved, *parts.model);
-    const auto result = evaluate(*parts.model, parts.loss, *parts.test_loader, c10::kCPU, parts.amp,
-                                 parts.evaluator);
+    const auto result =
+        evaluate(*parts.model, *parts.test_loader, c10::kCPU, parts.amp(), parts.evaluator);
     EXPECT_EQ(result->loss, run.evaluation()->loss);
   }
 }

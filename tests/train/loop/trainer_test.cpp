@@ -102,7 +102,7 @@ TEST_F(TrainerTest, RulesByModuleHold) {
   run.train();
   const auto text = run.dtypes().summary();
   EXPECT_THAT(text, ::testing::ContainsRegex("linear +float32 x1 bfloat16 x1"));
-  EXPECT_TRUE(run.parts().amp.policy->unmatched_modules().empty());
+  EXPECT_TRUE(run.parts().amp().policy->unmatched_modules().empty());
   EXPECT_ERROR(trainer({"optim_wrapper.autocast={modules: {lost: float32}}"}, true), UsageError,
                "[config] --cfg-options", "but got 'lost'", "did you mean 'last'?");
 }

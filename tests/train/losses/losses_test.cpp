@@ -21,7 +21,7 @@ Loss build(const std::string& yaml) {
   return loss;
 }
 
-class Losses : public testing::DeviceTest {
+class LossFunctions : public testing::DeviceTest {
  protected:
   torch::TensorOptions where() { return torch::TensorOptions(device()); }
   torch::Tensor output() {
@@ -40,47 +40,47 @@ class Losses : public testing::DeviceTest {
 
 }  // namespace
 
-TEST_P(Losses, CrossEntropyIsTheMeanCostOfTheTarget) {
+TEST_P(LossFunctions, CrossEntropyIsTheMeanCostOfTheTarget) {
   const auto c = costs();
   expect(build("{type: CrossEntropyLoss}")(output(), target()), (c[0][1] + c[1][0]) / 2);
   expect(build("{type: CrossEntropyLoss, ignore_index: 0}")(output(), target()), c[0][1]);
 }
 
-TEST_P(Losses, CrossEntropyTakesSequences) {
+TEST_P(LossFunctions, CrossEntropyTakesSequences) {
   const auto scores = at::cat({output(), output().flip(0)});
   const auto flat = at::cat({target(), target()});
   const auto loss = build("{type: CrossEntropyLoss}");
   testing::expect_same_bits(loss(scores, flat.reshape({2, 2})), loss(scores, flat));
 }
 
-TEST_P(Losses, LabelSmoothingSpreadsTheTarget) {
+TEST_P(LossFunctions, LabelSmoothingSpreadsTheTarget) {
   const auto c = costs();
   const auto hard = (c[0][1] + c[1][0]) / 2;
   expect(build("{type: CrossEntropyLoss, label_smoothing: 0.3}")(output(), target()),
          0.7 * hard + 0.3 * c.mean());
 }
 
-TEST_P(Losses, NllTakesLogProbabilities) {
+TEST_P(LossFunctions, NllTakesLogProbabilities) {
   const auto c = costs();
   const auto log_probabilities = at::log_softmax(output(), 1);
   expect(build("{type: NLLLoss}")(log_probabilities, target()), (c[0][1] + c[1][0]) / 2);
   expect(build("{type: NLLLoss, ignore_index: 1}")(log_probabilities, target()), c[1][0]);
 }
 
-TEST_P(Losses, MseIsTheMeanOfSquares) {
+TEST_P(LossFunctions, MseIsTheMeanOfSquares) {
   const auto loss = build("{type: MSELoss}");
   const auto integers = torch::tensor({{1, 2, 0}, {0, 0, 0}}, where().dtype(torch::kLong));
   // Differences 0, 0, -1, 0.5, 0, 3.
   expect(loss(output(), integers), torch::tensor((1 + 0.25 + 9) / 6, torch::kDouble));
 }
 
-TEST_P(Losses, GiveGradients) {
+TEST_P(LossFunctions, GiveGradients) {
   auto x = output().requires_grad_();
   build("{type: CrossEntropyLoss}")(x, target()).backward();
   EXPECT_GT(x.grad().abs().sum().item<float>(), 0.1f);
 }
 
-HALFSTEP_ON_EACH_DEVICE(Losses);
+HALFSTEP_ON_EACH_DEVICE(LossFunctions);
 
 TEST(LossKeys, OutOfRangeAreErrors) {
   EXPECT_ERROR(build("{type: CrossEntropyLoss, label_smoothing: 1.5}"), UsageError,
