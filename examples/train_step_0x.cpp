@@ -128,7 +128,7 @@ int main(int argc, char** argv) {
     const auto log = model.train_step(
         {data.to(device), target}, {{"generator", &generator}, {"discriminator", &discriminator}},
         style == "scaler" ? &scaler : nullptr, amp ? &*amp : nullptr);
-    scaler.update();
+    if (style == "scaler") scaler.update();
     if (i % 50 == 49)
       std::printf("%ld: loss_disc %.3f, loss_gen %.3f, mean of the images made %.2f, real %.2f\n",
                   i + 1, log.at("loss_disc"), log.at("loss_gen"), log.at("made"), log.at("real"));

@@ -174,8 +174,8 @@ class PrecisionRecording final : public OpRecording {
     op.name = found->first;
     op.is_cast = op.name == "_to_copy" || op.name == "copy_";
     const auto schema = c10::Dispatcher::singleton().findSchema(name);
-    op.is_left_out = name.name == "aten::to" || name.name.ends_with("_like") ||
-                     (schema && is_view(schema->schema()));
+    op.is_left_out = name.name == "aten::to" || name.name == "aten::detach_" ||
+                     name.name.ends_with("_like") || (schema && is_view(schema->schema()));
     return op;
   }
 

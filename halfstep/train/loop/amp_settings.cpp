@@ -84,7 +84,8 @@ std::string AmpSettings::describe_scale() const {
   if (!enabled && unused.empty()) return "off (float32 needs none)";
   if (!enabled) return "off (float32 needs none; the config's " + unused + " wait for --amp)";
   if (!scaling && loss_scale.dialect == "torch")
-    return "off (bfloat16 has the range of float32; optim_wrapper.loss_scale turns it on)";
+    return "off (bfloat16 has the range of float32; a number or mapping as "
+           "optim_wrapper.loss_scale turns it on)";
   return loss_scale.describe();
 }
 

@@ -119,7 +119,7 @@ TEST_F(TrainerTest, RecordsThePrecisionOfTheSecondStep) {
   run.reset();
   std::map<std::string, c10::ScalarType> dtype_of_layer;
   for (const auto& op : report.forward.ops) {
-    EXPECT_EQ(op.calls, 1) << "one step";
+    EXPECT_EQ(op.calls, 1) << op.op << ": one step";
     if (op.op == "addmm") dtype_of_layer[op.module] = op.dtype;
   }
   EXPECT_EQ(dtype_of_layer, (std::map<std::string, c10::ScalarType>{{"first", torch::kBFloat16},

@@ -132,7 +132,7 @@ class CommandTest(unittest.TestCase):
             self.assertRegex(output, kind)
 
     def test_loss_scale_is_shown(self):
-        output = self.train("--amp", options=["optim_wrapper.loss_scale=dynamic", "train_cfg.max_epochs=1"])
+        output = self.train("--amp", options=["optim_wrapper.loss_scale={init_scale: 65536}", "train_cfg.max_epochs=1"])
         self.assertIn("loss scale dynamic, from 65536", output)
         self.assertIn("loss_scale: 65536  skipped: 0", output)
 
@@ -199,7 +199,7 @@ class CommandTest(unittest.TestCase):
 
     def test_terminal_shows_a_bar(self):
         output = self.on_terminal("train", CONFIGS / "mnist_mlp.yaml", "--device", "cpu", "--amp",
-                                  *self.options("optim_wrapper.loss_scale=dynamic"))
+                                  *self.options("optim_wrapper.loss_scale={init_scale: 65536}"))
         self.assertNotIn("Epoch(train)", output)
         lines = re.findall(r"\r\x1b\[K([^\r\n]*)", output)
         self.assertTrue(lines)
