@@ -48,6 +48,24 @@ RuledCall::RuledCall(const c10::OperatorHandle& op, c10::DeviceType device_type)
   }
 }
 
+namespace {
+
+/// Calls `change` with each tensor of a list; a new list takes its place once one has changed.
+template <class Change>
+void change_list(c10::IValue& list, const Change& change) {
+  const auto tensors = list.toListRef();
+  std::vector<at::Tensor> changed;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    auto tensor = change(tensors[i].toTensor());
+    if (!tensor.defined()) continue;
+    if (changed.empty()) changed = list.toTensorVector();
+    changed[i] = std::move(tensor);
+  }
+  if (!changed.empty()) list = std::move(changed);
+}
+
+}  // namespace
+
 /// Calls `change` with each tensor argument and its position, also those in lists; where it returns
 /// a defined one, that takes its place. Lists of optional tensors hold indices.
 template <class Change>
@@ -59,15 +77,7 @@ void RuledCall::change_tensors(torch::jit::Stack* stack, const Change& change) c
     if (value.isTensor()) {
       if (auto changed = change(value.toTensor(), i); changed.defined()) value = std::move(changed);
     } else if (value.isTensorList()) {
-      auto tensors = value.toTensorVector();
-      bool any = false;
-      for (auto& tensor : tensors) {
-        if (auto changed = change(tensor, i); changed.defined()) {
-          tensor = std::move(changed);
-          any = true;
-        }
-      }
-      if (any) value = std::move(tensors);
+      change_list(value, [&](const at::Tensor& tensor) { return change(tensor, i); });
     }
   }
 }
