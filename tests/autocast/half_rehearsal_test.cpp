@@ -8,9 +8,9 @@
 
 #include <thread>
 
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/torch.h>
 
+#include "tests/autocast/deep_backward.h"
 #include "tests/support/devices.h"
 #include "tests/support/tolerance.h"
 #include <gmock/gmock.h>
@@ -188,35 +188,14 @@ TEST(HalfRehearsal, WorksInInferenceMode) {
   EXPECT_EQ(uses_of([&] { at::conv2d(half({1, 2, 6, 6}), half({3, 2, 3, 3})); }), 1);
 }
 
-/// Its backward runs another one, `depth` deep: autograd moves to a new thread after 60.
-struct DeepProduct : public torch::autograd::Function<DeepProduct> {
-  static torch::Tensor forward(torch::autograd::AutogradContext* context, const torch::Tensor& x,
-                               int64_t depth) {
-    context->saved_data["depth"] = depth;
-    return x.clone();
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
-    const auto depth = context->saved_data["depth"].toInt();
-    if (depth == 0) {
-      product_thread = std::this_thread::get_id();
-      at::mm(half({2, 2}), half({2, 2}));
-    } else {
-      const torch::AutoGradMode grad_mode(true);
-      const auto x = torch::ones({1}).requires_grad_();
-      DeepProduct::apply(x, depth - 1).sum().backward();
-    }
-    return {gradients[0], {}};
-  }
-  static inline std::thread::id product_thread;
-};
-
 TEST(HalfRehearsal, ReachesAutogradsThreads) {
-  const auto x = torch::ones({1}).requires_grad_();
   const HalfRehearsal rehearsal;
-  const auto y = DeepProduct::apply(x, 70).sum();
-  EXPECT_EQ(uses_of([&] { y.backward(); }), 1);
-  EXPECT_NE(DeepProduct::product_thread, std::this_thread::get_id());
+  std::thread::id thread;
+  EXPECT_EQ(uses_of([&] {
+              thread = testing::DeepBackward::run([] { at::mm(half({2, 2}), half({2, 2})); });
+            }),
+            1);
+  EXPECT_NE(thread, std::this_thread::get_id());
 }
 
 TEST(HalfRehearsal, ReachesThreadsThroughPropagateOnly) {

@@ -4,13 +4,15 @@
 #include "halfstep/core/error.h"
 #include "halfstep/nn/linear.h"
 
+#include <cstddef>
 #include <functional>
+#include <memory>
 #include <thread>
 
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/torch.h>
 
-#include "tests/support/devices.h"
+#include "tests/autocast/deep_backward.h"
+#include "tests/autocast/policy_test.h"
 #include "tests/support/errors.h"
 #include "tests/support/tolerance.h"
 
@@ -20,8 +22,6 @@ using ::testing::ElementsAre;
 using testing::expect_same_bits;
 
 namespace {
-
-constexpr auto kLow = torch::kBFloat16;
 
 struct NetImpl : torch::nn::Module {
   NetImpl() {
@@ -41,20 +41,14 @@ TORCH_MODULE(Net);
 
 }  // namespace
 
-class ModuleRules : public testing::DeviceTest {
+class ModuleRules : public testing::PolicyTest {
  protected:
   void SetUp() override {
-    testing::DeviceTest::SetUp();
+    testing::PolicyTest::SetUp();
     if (IsSkipped()) return;
-    torch::manual_seed(1);
     net = Net();
     net->to(device());
-    x = torch::randn({4, 6}, device());
-    low = x.to(kLow);
   }
-  AutocastOptions region() const { return AutocastOptions(GetParam()).dtype(kLow); }
-  AutocastOptions region(const OpPolicy& policy) const { return region().policy(policy); }
-  OpPolicy torch_list() const { return OpPolicy::torch(GetParam()); }
   OpPolicy float32_head() const {
     return torch_list().module("head", CastRule::float32).bind(*net);
   }
@@ -64,8 +58,6 @@ class ModuleRules : public testing::DeviceTest {
   c10::ScalarType product() { return at::mm(x, x.t()).scalar_type(); }
 
   Net net = nullptr;
-  torch::Tensor x;
-  torch::Tensor low;
 };
 HALFSTEP_ON_EACH_DEVICE(ModuleRules);
 
@@ -150,6 +142,13 @@ TEST_P(ModuleRules, ReachRecurrentLayersWithTheirListsOfWeights) {
   }
   const Autocast autocast(region(torch_list().module("0", CastRule::float32).bind(*layers)));
   expect_same_bits(run(), expected);
+}
+
+TEST_P(ModuleRules, FindParametersInListsOfTensors) {
+  const auto policy = torch_list().module("head", CastRule::lower_precision).bind(*net);
+  const Autocast autocast(region(policy));
+  EXPECT_EQ(at::cat({x, net->head->weight}).scalar_type(), kLow);
+  EXPECT_EQ(at::cat({x, net->header->weight}).scalar_type(), torch::kFloat);
 }
 
 TEST_P(ModuleRules, TakeTheExactPathBeforeThePattern) {
@@ -268,52 +267,22 @@ TEST_P(ModuleRules, HoldInNestedRegionsUntilOneHasAPolicyOfItsOwn) {
   EXPECT_EQ(head(), torch::kFloat);
 }
 
-namespace {
-
-/// Its backward notes what a product of no parameter, and a layer, run in there.
-struct NoteProducts : torch::autograd::Function<NoteProducts> {
-  inline static torch::nn::Linear layer = nullptr;
-  inline static c10::ScalarType product = torch::kBool, of_layer = torch::kBool;
-  inline static std::thread::id thread = {};
-
-  static torch::Tensor forward(torch::autograd::AutogradContext* context, const torch::Tensor& x,
-                               int64_t depth) {
-    context->saved_data["depth"] = depth;
-    return x.clone();
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
-    const auto depth = context->saved_data["depth"].toInt();
-    if (depth > 0) {
-      // Deep enough, autograd goes on on a thread of its own.
-      const torch::AutoGradMode grad_mode(true);
-      apply(torch::ones({1}).requires_grad_(), depth - 1).sum().backward();
-    } else {
-      const auto x = torch::ones({6, 6}, layer->weight.options().requires_grad(false));
-      product = at::mm(x, x).scalar_type();
-      of_layer = layer->forward(x).scalar_type();
-      thread = std::this_thread::get_id();
-    }
-    return {gradients[0], torch::Tensor()};
-  }
-};
-
-}  // namespace
-
 TEST_P(ModuleRules, HoldOnAutogradsThreads) {
-  NoteProducts::layer = net->head;
-  const auto policy = torch_list().module("head", CastRule::float32).bind(*net);
-  const Autocast autocast(region(policy));
-  const auto run = [] {
-    NoteProducts::apply(torch::ones({1}).requires_grad_(), 70).sum().backward();
-    EXPECT_NE(NoteProducts::thread, std::this_thread::get_id());
+  const Autocast autocast(region(float32_head()));
+  c10::ScalarType layer{}, free{};
+  const auto run = [&] {
+    const auto thread = testing::DeepBackward::run([&] {
+      layer = head();
+      free = product();
+    });
+    EXPECT_NE(thread, std::this_thread::get_id());
   };
   run();
-  EXPECT_EQ(NoteProducts::of_layer, torch::kFloat);
-  EXPECT_EQ(NoteProducts::product, kLow);
+  EXPECT_EQ(layer, torch::kFloat);
+  EXPECT_EQ(free, kLow);
   const ModuleScope scope("head");
   run();
-  EXPECT_EQ(NoteProducts::product, torch::kFloat);
+  EXPECT_EQ(free, torch::kFloat);
 }
 
 TEST_P(ModuleRules, HoldOnThreadsThatPropagateCarriesThemTo) {
@@ -324,10 +293,13 @@ TEST_P(ModuleRules, HoldOnThreadsThatPropagateCarriesThemTo) {
     carried = product();
     layer = head();
   })).join();
-  std::thread([&] { plain = product(); }).join();
+  std::thread([&] {
+    const Autocast own(region());
+    plain = head();
+  }).join();
   EXPECT_EQ(carried, torch::kFloat);
   EXPECT_EQ(layer, torch::kFloat);
-  EXPECT_EQ(plain, torch::kFloat) << "no autocast there at all";
+  EXPECT_EQ(plain, kLow);
 }
 
 // The gradients are those of a net whose head is called in a disabled region.
@@ -380,6 +352,26 @@ TEST_P(ModuleRules, TellWhichNeverMatched) {
     product();
   }
   EXPECT_TRUE(policy.unmatched_modules().empty());
+}
+
+// A module that is gone leaves its rule to none that gets its address.
+TEST_P(ModuleRules, KnowAModuleFromItsSuccessor) {
+  alignas(torch::nn::LinearImpl) std::byte memory[sizeof(torch::nn::LinearImpl)];
+  const auto make = [&] {
+    return std::shared_ptr<torch::nn::LinearImpl>(new (memory) torch::nn::LinearImpl(6, 3),
+                                                  [](auto* module) { std::destroy_at(module); });
+  };
+  torch::nn::Sequential tree((torch::nn::Linear(make())));
+  const auto policy = torch_list().module("0", CastRule::float32).bind(*tree);
+  const Autocast autocast(region(policy));
+  {
+    const ModuleScope scope(*tree->ptr(0));
+    EXPECT_EQ(product(), torch::kFloat);
+  }
+  tree = nullptr;
+  const auto successor = make();
+  const ModuleScope scope(*successor);
+  EXPECT_EQ(product(), kLow);
 }
 
 // In neither does anything of the other's tree count.

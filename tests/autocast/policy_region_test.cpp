@@ -6,11 +6,11 @@
 #include <future>
 #include <thread>
 
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 #include <torch/torch.h>
 
-#include "tests/support/devices.h"
+#include "tests/autocast/deep_backward.h"
+#include "tests/autocast/policy_test.h"
 #include "tests/support/errors.h"
 #include "tests/support/tolerance.h"
 
@@ -48,45 +48,10 @@ torch::Tensor call_custom(const char* name, const torch::Tensor& x) {
       .call(x);
 }
 
-/// Its backward notes what softmax runs in there, and on which thread.
-struct NoteInBackward : torch::autograd::Function<NoteInBackward> {
-  inline static c10::ScalarType dtype = torch::kBool;
-  inline static std::thread::id thread = {};
-
-  static torch::Tensor forward(torch::autograd::AutogradContext* context, const torch::Tensor& x,
-                               int64_t depth) {
-    context->saved_data["depth"] = depth;
-    return x.clone();
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
-    const auto depth = context->saved_data["depth"].toInt();
-    if (depth > 0) {
-      // Deep enough, autograd goes on on a thread of its own.
-      const torch::AutoGradMode grad_mode(true);
-      apply(torch::ones({1}).requires_grad_(), depth - 1).sum().backward();
-    } else {
-      dtype = at::softmax(torch::ones({2, 2}, kLow), 1).scalar_type();
-      thread = std::this_thread::get_id();
-    }
-    return {gradients[0], torch::Tensor()};
-  }
-};
-
 }  // namespace
 
-class PolicyRegion : public testing::DeviceTest {
+class PolicyRegion : public testing::PolicyTest {
  protected:
-  void SetUp() override {
-    testing::DeviceTest::SetUp();
-    if (IsSkipped()) return;
-    torch::manual_seed(1);
-    x = torch::randn({4, 6}, device());
-    low = x.to(kLow);
-  }
-  AutocastOptions region() const { return AutocastOptions(GetParam()).dtype(kLow); }
-  AutocastOptions region(const OpPolicy& policy) const { return region().policy(policy); }
-  OpPolicy torch_list() const { return OpPolicy::torch(GetParam()); }
   /// CPU's list leaves softmax alone, so that this policy shows there.
   OpPolicy float32_softmax() const {
     return OpPolicy::torch(torch::kCPU).set("softmax", CastRule::float32);
@@ -95,9 +60,6 @@ class PolicyRegion : public testing::DeviceTest {
   c10::ScalarType stock_softmax() const {
     return GetParam() == torch::kCUDA ? torch::kFloat : kLow;
   }
-
-  torch::Tensor x;
-  torch::Tensor low;
 };
 HALFSTEP_ON_EACH_DEVICE(PolicyRegion);
 
@@ -147,14 +109,11 @@ TEST_P(PolicyRegion, LeavesOtherDeviceTypesAlone) {
 }
 
 TEST_P(PolicyRegion, HoldsOnAutogradsThreads) {
-  {
-    const Autocast autocast(region(float32_softmax()));
-    NoteInBackward::apply(torch::ones({1}).requires_grad_(), 70).sum().backward();
-  }
-  EXPECT_NE(NoteInBackward::thread, std::this_thread::get_id());
-  if (GetParam() == torch::kCPU) {
-    EXPECT_EQ(NoteInBackward::dtype, torch::kFloat);
-  }
+  c10::ScalarType seen{};
+  const Autocast autocast(region(float32_softmax()));
+  const auto thread = testing::DeepBackward::run([&] { seen = softmax(); });
+  EXPECT_NE(thread, std::this_thread::get_id());
+  EXPECT_EQ(seen, torch::kFloat);
 }
 
 TEST_P(PolicyRegion, HoldsOnThreadsThatPropagateCarriesItTo) {

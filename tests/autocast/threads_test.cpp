@@ -7,10 +7,10 @@
 #include <thread>
 
 #include <ATen/autocast_mode.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/torch.h>
 
 #include "tests/autocast/cast_counter.h"
+#include "tests/autocast/deep_backward.h"
 #include "tests/support/devices.h"
 #include "tests/support/tolerance.h"
 
@@ -226,38 +226,13 @@ TEST_P(AutocastThreads, ThreadsUseOneWeightAtTheSameTime) {
   EXPECT_EQ(wrong, 0);
 }
 
-namespace {
-Seen seen_in_backward;
-
-// Its backward runs another one, `depth` deep: autograd moves to a new thread after 60.
-struct DeepBackward : public torch::autograd::Function<DeepBackward> {
-  static torch::Tensor forward(torch::autograd::AutogradContext* context, const torch::Tensor& x,
-                               int64_t depth) {
-    context->saved_data["depth"] = depth;
-    return x.clone();
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list grads) {
-    const auto depth = context->saved_data["depth"].toInt();
-    if (depth > 0) {
-      const torch::AutoGradMode grad_mode(true);
-      const auto x = torch::ones({1}, grads[0].device()).requires_grad_();
-      DeepBackward::apply(x, depth - 1).sum().backward();
-    } else {
-      seen_in_backward = look(grads[0].device().type());
-    }
-    return {grads[0], {}};
-  }
-};
-}  // namespace
-
 TEST_P(AutocastThreads, StateReachesAutogradThreads) {
-  const auto x = torch::ones({1}, device()).requires_grad_();
   const Autocast autocast(options());
-  DeepBackward::apply(x, 70).sum().backward();
-  EXPECT_NE(seen_in_backward.thread, std::this_thread::get_id());
-  EXPECT_TRUE(seen_in_backward.enabled);
-  EXPECT_EQ(seen_in_backward.dtype, other_dtype());
+  Seen seen;
+  testing::DeepBackward::run([&] { seen = look(GetParam()); }, device());
+  EXPECT_NE(seen.thread, std::this_thread::get_id());
+  EXPECT_TRUE(seen.enabled);
+  EXPECT_EQ(seen.dtype, other_dtype());
 }
 
 // index_put's backward promotes: it needs the region's dtype on autograd's thread.
