@@ -8,6 +8,7 @@
 #include "halfstep/core/error.h"
 
 #include <memory>
+#include <vector>
 
 #include <ATen/autocast_mode.h>
 
@@ -43,9 +44,10 @@ void register_autocast(const std::string& op, CastRule rule, c10::DeviceType dev
   HALFSTEP_CHECK_USAGE(op.find("::") != std::string::npos && op.rfind("aten::", 0) != 0, where,
                        "the op must be of a library of your own, \"mylib::op\", but got '", op,
                        "'; LibTorch's own ops are changed by an OpPolicy");
-  OpPolicy().set(op, rule);  // throws for what can't be
   const auto key = at::autocast::get_autocast_dispatch_key_from_device_type(device_type);
-  const auto overloads = detail::ops_named(op);
+  std::vector<c10::OperatorHandle> overloads;  // those that can follow the rule; throws for none
+  for (const auto& [name, its_rule] : OpPolicy().set(op, rule).rules())
+    overloads.push_back(*detail::find_op(name));
   for (const auto& overload : overloads) {
     HALFSTEP_CHECK_USAGE(!overload.hasKernelForDispatchKey(key), where,
                          "the op must have no autocast kernel yet, but ",

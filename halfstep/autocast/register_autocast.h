@@ -18,11 +18,11 @@ namespace halfstep {
 /// names the op follows the policy instead. Python's counterpart (torch.library.register_autocast)
 /// knows one rule, a dtype to cast all inputs to.
 ///
-/// For the life of the process. Without an overload in the name, every overload that takes tensors
-/// and writes none of its arguments gets the rule. Call it once, after the op is defined and before
-/// regions run the op or name it in a policy; not while another thread does. Throws UsageError for
-/// an unknown op, an op of LibTorch itself (that is OpPolicy's business), one that has an autocast
-/// kernel already, and a rule the op can't follow, as OpPolicy::set does.
+/// For the life of the process. Without an overload in the name, every overload that takes tensors,
+/// writes none of its arguments and can follow the rule gets it. Call it once, after the op is
+/// defined and before regions run the op or name it in a policy; not while another thread does.
+/// Throws UsageError for an unknown op, an op of LibTorch itself (that is OpPolicy's business), one
+/// that has an autocast kernel already, and a rule the op can't follow, as OpPolicy::set does.
 void register_autocast(const std::string& op, CastRule rule, c10::DeviceType device_type);
 
 }  // namespace halfstep

@@ -30,10 +30,20 @@ TORCH_LIBRARY(halfstep_own_ops, library) {
   for (const char* name : {"low", "full", "widest", "forbidden", "unregistered", "taken"})
     library.def((std::string(name) + "(Tensor x, Tensor weight) -> Tensor").c_str());
   library.def("writes(Tensor(a!) x) -> Tensor(a!)");
+  library.def("total(Tensor x, *, ScalarType? dtype=None) -> Tensor");
+  library.def("total.twice(Tensor x, int times) -> Tensor");
+}
+at::Tensor total(const at::Tensor& x, std::optional<c10::ScalarType> dtype) {
+  return x.sum(dtype);
+}
+at::Tensor total_times(const at::Tensor& x, int64_t times) {
+  return x.sum() * times;
 }
 TORCH_LIBRARY_IMPL(halfstep_own_ops, CompositeImplicitAutograd, library) {
   for (const char* name : {"low", "full", "widest", "forbidden", "unregistered", "taken"})
     library.impl(name, &product);
+  library.impl("total", &total);
+  library.impl("total.twice", &total_times);
 }
 TORCH_LIBRARY_IMPL(halfstep_own_ops, AutocastCPU, library) {
   library.impl("taken", &product);
@@ -58,6 +68,7 @@ class RegisterAutocast : public DeviceTest {
     register_autocast("halfstep_own_ops::full", CastRule::float32, GetParam());
     register_autocast("halfstep_own_ops::widest", CastRule::promote, GetParam());
     register_autocast("halfstep_own_ops::forbidden", CastRule::banned, GetParam());
+    register_autocast("halfstep_own_ops::total", CastRule::float32_set_dtype, GetParam());
   }
   at::Tensor random(c10::ScalarType dtype = torch::kFloat) const {
     return torch::randn({4, 4}, torch::device(device())).to(dtype);
@@ -84,6 +95,22 @@ TEST_P(RegisterAutocast, FollowsItsRuleInRegions) {
     const auto doubles = random(torch::kDouble);
     expect_same_bits(call("low", doubles, doubles), doubles.mm(doubles));
   }
+}
+
+// Of an op's overloads those follow a rule that can.
+TEST_P(RegisterAutocast, LeavesOverloadsThatCannotFollowTheRule) {
+  auto& dispatcher = c10::Dispatcher::singleton();
+  const auto x = random(torch::kBFloat16);
+  const Autocast autocast(AutocastOptions(GetParam()).dtype(torch::kBFloat16));
+  const auto sum = dispatcher.findSchemaOrThrow("halfstep_own_ops::total", "")
+                       .typed<decltype(total)>()
+                       .call(x, std::nullopt);
+  EXPECT_EQ(sum.scalar_type(), torch::kFloat);
+  const auto twice = dispatcher.findSchemaOrThrow("halfstep_own_ops::total", "twice")
+                         .typed<decltype(total_times)>()
+                         .call(x, 2);
+  EXPECT_EQ(twice.scalar_type(), GetParam() == torch::kCUDA ? torch::kFloat : torch::kBFloat16)
+      << "as autocast has it for the ops inside";
 }
 
 TEST_P(RegisterAutocast, InsideAutocastIsOff) {
