@@ -155,7 +155,13 @@ OpPolicy OpPolicy::apex() {
        "upsample_linear1d",
        "upsample_bilinear2d",
        "upsample_trilinear3d",
-       "upsample_bicubic2d"});
+       "upsample_bicubic2d",
+       "_upsample_nearest_exact1d",
+       "_upsample_nearest_exact2d",
+       "_upsample_nearest_exact3d",
+       "_upsample_bilinear2d_aa",
+       "_upsample_bicubic2d_aa",
+       "grid_sampler"});
   add(rules, CastRule::promote,
       {"add", "sub", "mul", "div", "addcdiv", "addcmul", "atan2", "cross", "bilinear", "dot", "eq",
        "equal", "ge", "gt", "le", "lt", "ne", "cat", "stack"});

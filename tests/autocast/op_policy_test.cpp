@@ -183,6 +183,10 @@ TEST(OpPolicy, PresetsHaveTheirFrameworksRules) {
   EXPECT_EQ(apex.rule("conv2d"), CastRule::lower_precision);
   EXPECT_EQ(apex.rule("prelu"), CastRule::lower_precision);
   EXPECT_EQ(apex.rule("gelu"), CastRule::float32);
+  // interpolate in every mode, and grid_sample.
+  for (const auto* op : {"upsample_bilinear2d.vec", "_upsample_nearest_exact2d.vec",
+                         "_upsample_bicubic2d_aa.vec", "grid_sampler"})
+    EXPECT_EQ(apex.rule(op), CastRule::float32) << op;
   EXPECT_EQ(apex.rule("layer_norm"), CastRule::float32);
   EXPECT_EQ(apex.rule("mul.Tensor"), CastRule::promote);
   EXPECT_EQ(apex.rule("cat"), CastRule::promote);
