@@ -80,9 +80,9 @@ DtypePolicy get_policy(std::string_view text) {
     return {dtype, dtype, dtype};
   }
   std::array<std::optional<c10::ScalarType>, 3> dtypes;
-  for (std::string_view rest = text; !rest.empty();) {
-    const auto part = rest.substr(0, rest.find(','));
-    rest.remove_prefix(std::min(part.size() + 1, rest.size()));
+  for (std::size_t start = 0; start <= text.size();) {
+    const auto part = text.substr(start, text.find(',', start) - start);
+    start += part.size() + 1;
     const auto equals = part.find('=');
     const auto name = part.substr(0, equals);
     const auto key = equals == std::string_view::npos ? std::nullopt : look_up(kJmpKeys, name);

@@ -202,6 +202,7 @@ TEST(JmpPolicyNames, AlmostADtype) {
   EXPECT_ERROR(get_policy("p=f32,d=f16"), UsageError, "a key must be params, compute or output",
                "but got 'd' in 'p=f32,d=f16'");
   EXPECT_ERROR(get_policy("p=f32,,c=f16"), UsageError, "a key must be", "but got ''");
+  EXPECT_ERROR(get_policy("p=f32,"), UsageError, "a key must be", "but got ''");
   EXPECT_ERROR(get_policy("p=f32,params=f16"), UsageError, "given once", "'params' again");
 }
 
