@@ -2,6 +2,10 @@
 
 #include "halfstep/core/error.h"
 
+#include <algorithm>
+#include <utility>
+#include <vector>
+
 namespace halfstep::train {
 
 namespace {
@@ -26,6 +30,32 @@ std::string in_quotes(const std::string& text) {
   std::string quoted = "'";
   for (const char c : text) quoted += c == '\'' ? "''" : std::string(1, c);
   return quoted + "'";
+}
+
+using Changes = std::vector<std::pair<std::string, std::optional<CastRule>>>;
+
+/// A policy's changes with each name once, as a mapping takes it: the last one counts.
+Changes changes_by_one_name(const OpPolicy& policy) {
+  Changes changes;
+  const auto add = [&](const std::string& name, std::optional<CastRule> rule) {
+    std::erase_if(changes, [&](const auto& earlier) { return earlier.first == name; });
+    changes.emplace_back(name, rule);
+  };
+  for (const auto& [name, rule] : policy.changes()) {
+    const bool of_some_overloads =
+        rule == CastRule::float32_set_dtype || rule == CastRule::float32_append_dtype;
+    const bool is_again =
+        std::any_of(changes.begin(), changes.end(),
+                    [&name = name](const auto& earlier) { return earlier.first == name; });
+    if (!of_some_overloads || !is_again) {
+      add(name, rule);
+      continue;
+    }
+    // Where the op has others, they keep what they were given before.
+    for (const auto& [op, its_rule] : OpPolicy().set(name, *rule).rules())
+      add(op.find('.') == std::string::npos ? op + ".default" : op, its_rule);
+  }
+  return changes;
 }
 
 }  // namespace
@@ -64,13 +94,8 @@ void bind_policy(Config& optim_wrapper, std::optional<OpPolicy>& policy,
 std::string policy_to_yaml(const OpPolicy& policy) {
   std::string text = "{policy: " + policy.base();
   std::string ops;
-  // A name may have been set again: a mapping takes it once, and the last one counts.
-  const auto& changes = policy.changes();
-  for (size_t i = 0; i < changes.size(); ++i) {
-    const auto& [op, rule] = changes[i];
-    const auto again = [&op = op](const auto& later) { return later.first == op; };
-    if (std::any_of(changes.begin() + static_cast<ptrdiff_t>(i) + 1, changes.end(), again))
-      continue;
+  const auto changes = changes_by_one_name(policy);
+  for (const auto& [op, rule] : changes) {
     // Quoted: "::" in a name, as "mylib::op", is no mapping.
     ops +=
         (ops.empty() ? "" : ", ") + ("\"" + op + "\": ") + (rule ? cast_rule_name(*rule) : kNoRule);

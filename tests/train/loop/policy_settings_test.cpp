@@ -106,6 +106,13 @@ TEST(PolicySettings, SaveAndLoad) {
               ::testing::HasSubstr(", modules: {'head.*': float32, 'it''s\\.\\d': keep}}"));
   EXPECT_EQ(read("autocast: " + with_modules)->module_rules(), policy.module_rules());
 
+  // Set again by a rule that some overloads can't follow, which keep the first.
+  OpPolicy twice;
+  twice.set("norm", CastRule::float32).set("norm", CastRule::float32_append_dtype);
+  ASSERT_EQ(twice.rule("norm.Scalar"), CastRule::float32_append_dtype);
+  ASSERT_EQ(twice.rule("norm.ScalarOpt_dtype"), CastRule::float32);
+  EXPECT_EQ(read("autocast: " + policy_to_yaml(twice))->rules(), twice.rules());
+
   const OpPolicy none;
   EXPECT_EQ(read("autocast: " + policy_to_yaml(none))->rules(), none.rules());
   auto merged = OpPolicy();
