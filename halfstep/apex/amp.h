@@ -58,6 +58,10 @@ class Amp {
   /// See `initialize`.
   Amp(const Models& models, const Optimizers& optimizers, const AmpOptions& options);
 
+  /// Moves, so that it can be returned and kept; a copy would step the same masters twice.
+  Amp(Amp&&) = default;
+  Amp& operator=(Amp&&) = default;
+
   /// The level's properties with the overrides; those of a program without Apex (no casts, scale 1)
   /// where the options say `enabled(false)`.
   const Properties& properties() const { return properties_; }

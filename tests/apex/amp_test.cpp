@@ -77,6 +77,46 @@ TEST_P(ApexAmp, AddParamGroup) {
   }
 }
 
+static_assert(std::is_move_constructible_v<apex::Amp> && !std::is_copy_constructible_v<apex::Amp>);
+
+// An optimizer that has stepped before goes on from there: its state is the master's.
+TEST_P(ApexAmp, MastersTakeOverTheOptimizersState) {
+  const auto train = [&](bool late) {
+    auto net = conv_net();
+    auto optimizer = sgd(net->parameters(), 0.01, /*momentum=*/0.9);
+    std::optional<apex::Amp> amp;
+    const auto batch = torch::ones({2, 3, 8, 8}, device());
+    const auto step = [&] {
+      net->zero_grad();
+      const auto loss = (amp ? amp->forward(net, batch) : net->forward(batch)).square().mean();
+      if (amp) {
+        backward(*amp, loss, optimizer);
+        amp->step(optimizer);
+      } else {
+        loss.backward();
+        optimizer.step();
+      }
+    };
+    const auto initialize = [&] {
+      net->zero_grad();
+      amp.emplace(apex::initialize(*net, optimizer, AmpOptions(OptLevel::O2).half_dtype(bf16)));
+    };
+    if (!late) initialize();
+    step();
+    if (late) initialize();
+    net->zero_grad();
+    // A step without gradients of its own is the momentum's alone.
+    for (auto& master : amp->master_params(optimizer))
+      master.mutable_grad() = torch::zeros_like(master);
+    const auto before = amp->float32_state(*net)["conv1.weight"].clone();
+    amp->step(optimizer);
+    return (before - amp->float32_state(*net)["conv1.weight"]).abs().max().item<double>();
+  };
+  const double moved = train(/*late=*/false);
+  EXPECT_GT(moved, 1e-5);
+  EXPECT_NEAR(train(/*late=*/true), moved, 0.3 * moved) << "the first step was in float32";
+}
+
 TEST_P(ApexAmp, LevelsCastWhatTheySay) {
   struct Row {
     OptLevel level;
