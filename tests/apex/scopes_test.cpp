@@ -10,58 +10,78 @@
 
 namespace halfstep::testing {
 
+namespace {
+
+/// A model with an optimizer and, where the level's scale is dynamic, scales of 4.
+struct Case {
+  Case(c10::Device device, OptLevel level, int64_t num_losses = 1)
+      : model(1, device),
+        optimizer(sgd(model.parameters(), 1)),
+        amp(apex::initialize(model, optimizer, as_is(level).num_losses(num_losses))) {
+    for (int64_t i = 0; i < num_losses && !amp.properties().loss_scale; ++i)
+      set_scale(amp.scaler(i), 4);
+  }
+  at::Tensor loss() { return model.forward(torch::ones({2}, model.weight0.device())); }
+  /// One loss, from scale to backward.
+  void backward(const ScaleLossOptions& options = ScaleLossOptions()) {
+    auto scaled = amp.scale_loss(loss(), optimizer, options);
+    scaled->backward();
+  }
+  void throw_inside(const ScaleLossOptions& options = ScaleLossOptions()) {
+    auto scaled = amp.scale_loss(loss(), optimizer, options);
+    scaled->backward();
+    throw std::runtime_error("in the scope");
+  }
+  /// What the optimizer steps by.
+  at::Tensor gradient(size_t weight) { return amp.master_params(optimizer)[weight].grad(); }
+
+  TwoWeights model;
+  torch::optim::SGD optimizer;
+  apex::Amp amp;
+};
+
+const auto kDelay = ScaleLossOptions().delay_unscale(true);
+
+}  // namespace
+
 class ApexScopes : public AmpTest {};
 HALFSTEP_ON_EACH_DEVICE(ApexScopes);
 
 TEST_P(ApexScopes, DelayedUnscaling) {
   for (const auto level : {OptLevel::O1, OptLevel::O2}) {
-    TwoWeights model(1, device());
-    auto optimizer = sgd(model.parameters(), 1);
-    auto amp = apex::initialize(model, optimizer, as_is(level).num_losses(2));
-    set_scale(amp.scaler(), 4);
-    backward(amp, model.forward(x()), optimizer);  // 1, unscaled
-    const auto once = model.weight0.grad().clone();
-    backward(amp, model.forward(x()), optimizer, ScaleLossOptions().delay_unscale(true));
-    expect_same_bits(model.weight0.grad(), 4 * once);
-    EXPECT_ERROR(amp.step(optimizer), UsageError, "[apex::Amp::step]", "those of loss 0");
-    EXPECT_ERROR(backward(amp, model.forward(x()), optimizer, ScaleLossOptions().loss_id(1)),
-                 UsageError, "[apex::Amp::scale_loss]", "they are of loss 0 and this is loss 1");
-    backward(amp, model.forward(x()), optimizer);
-    expect_same_bits(amp.master_params(optimizer)[0].grad(), 3 * once);
-    const auto before = model.weight0.detach().clone();
-    EXPECT_TRUE(amp.step(optimizer).stepped());
-    expect_same_bits(model.weight0.detach(), before - 3 * once);
-    EXPECT_EQ(amp.scaler().growth_tracker(), 2);
+    Case one(device(), level, 2);
+    one.backward();
+    const auto once = one.model.weight0.grad().clone();
+    one.backward(kDelay);
+    expect_same_bits(one.model.weight0.grad(), 4 * once);
+    EXPECT_ERROR(one.amp.step(one.optimizer), UsageError, "[apex::Amp::step]", "those of loss 0");
+    EXPECT_ERROR(one.backward(ScaleLossOptions().loss_id(1)), UsageError, "[apex::Amp::scale_loss]",
+                 "they are of loss 0 and this is loss 1");
+    one.backward();
+    expect_same_bits(one.gradient(0), 3 * once);
+    const auto before = one.model.weight0.detach().clone();
+    EXPECT_TRUE(one.amp.step(one.optimizer).stepped());
+    expect_same_bits(one.model.weight0.detach(), before - 3 * once);
+    EXPECT_EQ(one.amp.scaler().growth_tracker(), 2);
   }
 }
 
 TEST_P(ApexScopes, DelayForgottenWhenZeroed) {
-  TwoWeights model(1, device());
-  auto optimizer = sgd(model.parameters(), 1);
-  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O2));
-  set_scale(amp.scaler(), 4);
-  backward(amp, model.forward(x()), optimizer, ScaleLossOptions().delay_unscale(true));
-  model.zero_grad();
-  backward(amp, model.forward(x()), optimizer);
-  expect_same_bits(amp.master_params(optimizer)[0].grad(), model.weight1.detach().to(f32));
+  Case one(device(), OptLevel::O2);
+  one.backward(kDelay);
+  one.model.zero_grad();
+  one.backward();
+  expect_same_bits(one.gradient(0), one.model.weight1.detach().to(f32));
 }
 
 TEST_P(ApexScopes, ExceptionsLeaveGradientsAsTheyWere) {
-  TwoWeights model(1, device());
-  auto optimizer = sgd(model.parameters(), 1);
-  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O2));
-  set_scale(amp.scaler(), 4);
-  backward(amp, model.forward(x()), optimizer);
-  const auto before0 = model.weight0.grad().clone(), before1 = model.weight1.grad().clone();
-  const auto fail = [&] {
-    auto scaled = amp.scale_loss(model.forward(x()), optimizer);
-    scaled->backward();
-    throw std::runtime_error("in the scope");
-  };
-  EXPECT_THROW(fail(), std::runtime_error);
-  expect_same_bits(model.weight0.grad(), before0);
-  expect_same_bits(amp.master_params(optimizer)[1].grad(), before1);
-  EXPECT_TRUE(amp.step(optimizer).stepped());
+  Case one(device(), OptLevel::O2);
+  one.backward();
+  const auto before0 = one.gradient(0).clone(), before1 = one.gradient(1).clone();
+  EXPECT_THROW(one.throw_inside(), std::runtime_error);
+  expect_same_bits(one.model.weight0.grad(), before0);
+  expect_same_bits(one.gradient(1), before1);
+  EXPECT_TRUE(one.amp.step(one.optimizer).stepped());
 }
 
 TEST_P(ApexScopes, StaticScalesAreNotChecked) {
@@ -83,22 +103,19 @@ TEST_P(ApexScopes, StaticScalesAreNotChecked) {
 
 TEST_P(ApexScopes, AStepInsideIsRefused) {
   for (const auto level : kLevels) {
-    TwoWeights model(1, device());
-    auto optimizer = sgd(model.parameters(), 1);
-    auto amp = apex::initialize(model, optimizer, as_is(level));
-    if (!amp.properties().loss_scale) set_scale(amp.scaler(), 4);
-    const auto before = model.weight0.detach().clone();
+    Case one(device(), level);
+    const auto before = one.model.weight0.detach().clone();
     {
-      auto scaled = amp.scale_loss(model.forward(x()), optimizer);
+      auto scaled = one.amp.scale_loss(one.loss(), one.optimizer);
       scaled->backward();
-      EXPECT_ERROR(amp.step(optimizer), UsageError, "[apex::Amp::step]",
+      EXPECT_ERROR(one.amp.step(one.optimizer), UsageError, "[apex::Amp::step]",
                    "but one with this optimizer is still open; put braces around");
-      EXPECT_ERROR(amp.add_param_group(optimizer, torch::optim::OptimizerParamGroup({})),
+      EXPECT_ERROR(one.amp.add_param_group(one.optimizer, torch::optim::OptimizerParamGroup({})),
                    UsageError, "[apex::Amp::add_param_group]", "still open");
     }
-    expect_same_bits(model.weight0.detach(), before);
-    EXPECT_TRUE(amp.step(optimizer).stepped());
-    EXPECT_FALSE(model.weight0.detach().equal(before));
+    expect_same_bits(one.model.weight0.detach(), before);
+    EXPECT_TRUE(one.amp.step(one.optimizer).stepped());
+    EXPECT_FALSE(one.model.weight0.detach().equal(before));
   }
 }
 
@@ -138,34 +155,27 @@ TEST_P(ApexScopes, GradientsZeroedBetweenThemStayZero) {
   for (const auto level : {OptLevel::O1, OptLevel::O2}) {
     for (const auto zero : kWaysToZero) {
       for (const bool delay : {false, true}) {
-        TwoWeights model(1, device());
-        auto optimizer = sgd(model.parameters(), 1);
-        auto amp = apex::initialize(model, optimizer, as_is(level));
-        set_scale(amp.scaler(), 4);
-        backward(amp, model.forward(x()), optimizer);
-        if (delay)  // the gradients of the first are put aside
-          backward(amp, model.forward(x()), optimizer, ScaleLossOptions().delay_unscale(true));
-        zero_gradients(zero, {model}, {optimizer});
-        backward(amp, model.forward(x()), optimizer);
-        expect_same_bits(amp.master_params(optimizer)[0].grad(), model.weight1.detach().to(f32));
-        expect_same_bits(amp.master_params(optimizer)[1].grad().to(f32), model.weight0.detach());
+        Case one(device(), level);
+        one.backward();
+        if (delay) one.backward(kDelay);  // the gradients of the first are put aside
+        zero_gradients(zero, {one.model}, {one.optimizer});
+        one.backward();
+        expect_same_bits(one.gradient(0), one.model.weight1.detach().to(f32));
+        expect_same_bits(one.gradient(1).to(f32), one.model.weight0.detach());
       }
     }
   }
 }
 
 TEST_P(ApexScopes, ZeroGradInsideDropsWhatWasThere) {
-  TwoWeights model(1, device());
-  auto optimizer = sgd(model.parameters(), 1);
-  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O2));
-  set_scale(amp.scaler(), 4);
-  backward(amp, model.forward(x()), optimizer);
+  Case one(device(), OptLevel::O2);
+  one.backward();
   {
-    auto scaled = amp.scale_loss(model.forward(x()), optimizer);
-    amp.zero_grad(optimizer);
+    auto scaled = one.amp.scale_loss(one.loss(), one.optimizer);
+    one.amp.zero_grad(one.optimizer);
     scaled->backward();
   }
-  expect_same_bits(amp.master_params(optimizer)[1].grad(), model.weight0.detach());
+  expect_same_bits(one.gradient(1), one.model.weight0.detach());
 }
 
 // A delayed scope names an optimizer whose parameters its loss does not reach.
@@ -180,8 +190,7 @@ TEST_P(ApexScopes, DelayLeavesUnreachedOptimizersAlone) {
     backward(amp, second.forward(x()), b, ScaleLossOptions().loss_id(1));
     const auto gradient = second.weight1.grad().clone();
     {
-      auto scaled = amp.scale_loss(first.forward(x()), apex::Optimizers{a, b},
-                                   ScaleLossOptions().delay_unscale(true));
+      auto scaled = amp.scale_loss(first.forward(x()), apex::Optimizers{a, b}, kDelay);
       scaled->backward();
     }
     expect_same_bits(second.weight1.grad(), gradient);
@@ -198,39 +207,28 @@ TEST_P(ApexScopes, DelayLeavesUnreachedOptimizersAlone) {
 }
 
 TEST_P(ApexScopes, ExceptionsLeaveDelayedGradientsAsTheyWere) {
-  TwoWeights model(1, device());
-  auto optimizer = sgd(model.parameters(), 1);
-  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O2));
-  set_scale(amp.scaler(), 4);
-  backward(amp, model.forward(x()), optimizer);
-  backward(amp, model.forward(x()), optimizer, ScaleLossOptions().delay_unscale(true));
-  const auto scaled_before = model.weight1.grad().clone();
-  const auto fail = [&](const ScaleLossOptions& options) {
-    auto scaled = amp.scale_loss(model.forward(x()), optimizer, options);
-    scaled->backward();
-    throw std::runtime_error("in the scope");
-  };
-  for (const bool delay : {false, true})
-    EXPECT_THROW(fail(ScaleLossOptions().delay_unscale(delay)), std::runtime_error);
-  expect_same_bits(model.weight1.grad(), scaled_before);
-  backward(amp, model.forward(x()), optimizer);
-  expect_same_bits(amp.master_params(optimizer)[1].grad(), 3 * model.weight0.detach());
+  Case one(device(), OptLevel::O2);
+  one.backward();
+  one.backward(kDelay);
+  const auto scaled_before = one.model.weight1.grad().clone();
+  for (const auto& options : {ScaleLossOptions(), kDelay})
+    EXPECT_THROW(one.throw_inside(options), std::runtime_error);
+  expect_same_bits(one.model.weight1.grad(), scaled_before);
+  one.backward();
+  expect_same_bits(one.gradient(1), 3 * one.model.weight0.detach());
 }
 
 // The next scope of a loss that made no gradients works.
 TEST_P(ApexScopes, AScopeWithoutBackwardChangesNothing) {
-  TwoWeights model(1, device());
-  auto optimizer = sgd(model.parameters(), 1);
-  auto amp = apex::initialize(model, optimizer, as_is(OptLevel::O2));
-  set_scale(amp.scaler(), 4);
-  backward(amp, model.forward(x()), optimizer);
-  const auto before = model.weight1.grad().clone();
-  EXPECT_ERROR({ auto scaled = amp.scale_loss(model.forward(x()), optimizer); }, UsageError,
+  Case one(device(), OptLevel::O2);
+  one.backward();
+  const auto before = one.model.weight1.grad().clone();
+  EXPECT_ERROR({ auto scaled = one.amp.scale_loss(one.loss(), one.optimizer); }, UsageError,
                "[apex::Amp::scale_loss]",
                "must make gradients for its optimizers, but there is none");
-  expect_same_bits(amp.master_params(optimizer)[1].grad(), before);
-  backward(amp, model.forward(x()), optimizer);
-  EXPECT_EQ(amp.scaler().growth_tracker(), 2);
+  expect_same_bits(one.gradient(1), before);
+  one.backward();
+  EXPECT_EQ(one.amp.scaler().growth_tracker(), 2);
 }
 
 }  // namespace halfstep::testing
