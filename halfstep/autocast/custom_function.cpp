@@ -30,11 +30,18 @@ std::optional<AutocastOptions> noted_options(const torch::autograd::AutogradCont
   return options.dtype(static_cast<c10::ScalarType>(noted[2]));
 }
 
+/// The policy region of forward, or one without a policy where forward had none and the caller of
+/// backward has.
 std::unique_ptr<ResumedPolicyRegion> noted_policy(const torch::autograd::AutogradContext* context) {
-  const auto held = context->saved_data.find(kPolicyKey);
-  if (held == context->saved_data.end()) return nullptr;
-  const auto capsule = c10::static_intrusive_pointer_cast<HeldRegion>(held->second.toCapsule());
-  return std::make_unique<ResumedPolicyRegion>(capsule->region);
+  const auto options = noted_options(context);
+  if (!options || !options->enabled()) return nullptr;
+  if (const auto held = context->saved_data.find(kPolicyKey); held != context->saved_data.end()) {
+    const auto capsule = c10::static_intrusive_pointer_cast<HeldRegion>(held->second.toCapsule());
+    return std::make_unique<ResumedPolicyRegion>(capsule->region);
+  }
+  const auto device_type = options->device_type();
+  if (PolicyRegion::current(device_type) == nullptr) return nullptr;
+  return std::make_unique<ResumedPolicyRegion>(std::make_shared<PolicyRegion>(device_type));
 }
 
 }  // namespace

@@ -63,11 +63,11 @@ inline auto cast_eligible(c10::DeviceType device_type, c10::ScalarType dtype) {
 ///   auto product = Product::apply(a, b);
 ///
 /// Without `cast_inputs`, forward's ops follow the region it is called in, and backward runs in
-/// the same region (enabled or not, its dtype, its op policy if it has one), wherever backward() is
-/// called. With `cast_inputs`,
-/// in an enabled region the floating-point tensors among the arguments, alone or in containers
-/// (see DtypePolicy), are cast to that dtype, except float64 and other devices', and forward and
-/// backward run with autocast disabled; outside of one nothing changes.
+/// the same region (enabled or not, its dtype, its op policy or LibTorch's list), wherever
+/// backward() is called. With `cast_inputs`, in an enabled region the floating-point tensors among
+/// the arguments, alone or in containers (see DtypePolicy), are cast to that dtype, except float64
+/// and other devices', and forward and backward run with autocast disabled; outside of one nothing
+/// changes.
 ///
 /// The region is that of `static constexpr auto device_type`, where the class has it, else of the
 /// first tensor argument's device type, else the CPU's (Difference from Python, where it is always

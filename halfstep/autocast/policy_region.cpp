@@ -28,11 +28,15 @@ PolicyRegion::PolicyRegion(c10::DeviceType device_type, const OpPolicy& policy)
   if (auto* surrounding = innermost()) surrounding_ = surrounding->shared_from_this();
 }
 
+PolicyRegion::PolicyRegion(c10::DeviceType device_type) : device_type_(device_type) {
+  if (auto* surrounding = innermost()) surrounding_ = surrounding->shared_from_this();
+}
+
 PolicyRegion* PolicyRegion::current(c10::DeviceType device_type) {
   auto* region = innermost();
   while (region != nullptr && region->device_type_ != device_type)
     region = region->surrounding_.get();
-  return region;
+  return region != nullptr && region->policy_ ? region : nullptr;
 }
 
 PolicyRegionGuard::PolicyRegionGuard(c10::DeviceType device_type, const OpPolicy& policy)

@@ -16,9 +16,11 @@ class PolicyRegion final : public c10::DebugInfoBase,
                            public std::enable_shared_from_this<PolicyRegion> {
  public:
   PolicyRegion(c10::DeviceType device_type, const OpPolicy& policy);
+  /// One without a policy: LibTorch's list holds in it, whatever surrounds it.
+  explicit PolicyRegion(c10::DeviceType device_type);
 
   /// The innermost region with a policy for this device type that the calling thread is in, or
-  /// null.
+  /// null; null also inside of one without.
   static PolicyRegion* current(c10::DeviceType device_type);
 
   const CompiledPolicy& policy() const { return *policy_; }

@@ -186,6 +186,24 @@ struct SoftmaxTwice : CustomFunction<SoftmaxTwice> {
 
 }  // namespace
 
+TEST_P(RegisterAutocast, CustomFunctionsWithoutAPolicyKeepToLibTorchsList) {
+  const auto x = random(torch::kBFloat16).requires_grad_();
+  const auto region = AutocastOptions(GetParam()).dtype(torch::kBFloat16);
+  const bool on_cuda = GetParam() == torch::kCUDA;  // whose list has softmax in float32
+  at::Tensor output;
+  {
+    const Autocast stock(region);
+    output = SoftmaxTwice::apply(x);
+  }
+  auto policy = OpPolicy::torch(GetParam());
+  policy.set("softmax", on_cuda ? CastRule::keep : CastRule::float32);
+  const Autocast autocast(AutocastOptions(region).policy(policy));
+  output.sum().backward();
+  EXPECT_EQ(seen, on_cuda ? torch::kFloat : torch::kBFloat16);
+  EXPECT_EQ(at::softmax(x, 1).scalar_type(), on_cuda ? torch::kBFloat16 : torch::kFloat)
+      << "the caller's region goes on";
+}
+
 TEST_P(RegisterAutocast, CustomFunctionsKeepThePolicyOfForward) {
   const auto x = random(torch::kBFloat16).requires_grad_();
   auto policy = OpPolicy::torch(GetParam());
