@@ -55,8 +55,8 @@ OpPolicy OpPolicy::safe() {
     if (!is_new && is_float32(rule) && !is_float32(found->second)) found->second = rule;
   }
   add(rules, CastRule::float32,
-      {"batch_norm", "instance_norm", "mean", "nansum", "var", "std", "var_mean", "std_mean",
-       "cross_entropy_loss", "ctc_loss", "log_sigmoid", "logcumsumexp"});
+      {"batch_norm", "instance_norm", "rms_norm", "mean", "nansum", "var", "std", "var_mean",
+       "std_mean", "cross_entropy_loss", "ctc_loss", "log_sigmoid", "logcumsumexp"});
   return {"safe", rules};
 }
 

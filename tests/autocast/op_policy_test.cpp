@@ -154,8 +154,8 @@ TEST(OpPolicy, PresetsByName) {
 // Some ops of each framework's list (frameworks.md), as literals.
 TEST(OpPolicy, PresetsHaveTheirFrameworksRules) {
   const auto safe = OpPolicy::safe();
-  for (const auto* op : {"layer_norm", "batch_norm", "cross_entropy_loss", "exp", "mean",
-                         "binary_cross_entropy", "mse_loss", "group_norm"})
+  for (const auto* op : {"layer_norm", "rms_norm", "batch_norm", "cross_entropy_loss", "exp",
+                         "mean", "binary_cross_entropy", "mse_loss", "group_norm"})
     EXPECT_EQ(safe.rule(op), CastRule::float32) << op;
   EXPECT_EQ(safe.rule("softmax.int"), CastRule::float32_set_dtype);
   EXPECT_EQ(safe.rule("sum"), CastRule::float32_set_dtype);
