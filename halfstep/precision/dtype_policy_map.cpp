@@ -84,6 +84,9 @@ OpPolicy DtypePolicyMap::applied_to(OpPolicy policy) const {
   std::optional<Entry> low;
   for (const auto& entry : entries_) {
     const auto dtype = entry.second.compute_dtype();
+    HALFSTEP_CHECK_USAGE(dtype != c10::kDouble, kWhere,
+                         "a rule by module computes in 16 bits or float32, but '", entry.first,
+                         "' computes in float64; put a PolicyLayer around it");
     if (is_low_precision(dtype)) {
       HALFSTEP_CHECK_USAGE(!low || low->second.compute_dtype() == dtype, kWhere,
                            "the keys must compute in one 16-bit dtype to share a region, but '",

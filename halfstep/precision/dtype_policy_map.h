@@ -82,10 +82,10 @@ class DtypePolicyMap {
   std::string str() const;
 
   /// `policy` with these keys as rules by module (OpPolicy::module): computation in 16 bits is
-  /// lower_precision, in other dtypes float32. What the map is for where autocast chooses: Keras'
-  /// layers ask their map when they are made, C++ modules can't. The default is the region's own
-  /// matter. Throws UsageError where two keys compute in different 16-bit dtypes, as a region has
-  /// one, and as OpPolicy::module does.
+  /// lower_precision, in float32 float32. What the map is for where autocast chooses: Keras' layers
+  /// ask their map when they are made, C++ modules can't. The default is the region's own matter.
+  /// Throws UsageError where a key computes in float64, which autocast never casts to, where two
+  /// compute in different 16-bit dtypes, as a region has one, and as OpPolicy::module does.
   OpPolicy applied_to(OpPolicy policy) const;
 
  private:

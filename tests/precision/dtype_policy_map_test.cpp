@@ -54,6 +54,9 @@ TEST_F(KerasPolicyMap, ARegionHasOneDtype) {
   EXPECT_ERROR(policies.applied_to(OpPolicy()), UsageError,
                "[DtypePolicyMap] the keys must compute in one 16-bit dtype",
                "'a' computes in float16 and 'b' in bfloat16");
+  const auto wide = DtypePolicyMap().add("a", "float64");
+  EXPECT_ERROR(wide.applied_to(OpPolicy()), UsageError, "[DtypePolicyMap] a rule by module",
+               "'a' computes in float64; put a PolicyLayer");
 }
 
 TEST_F(KerasPolicyMap, Add) {
