@@ -17,12 +17,12 @@ namespace halfstep {
 ///     const halfstep::Autocast autocast(
 ///         halfstep::AutocastOptions(torch::kCPU).dtype(torch::kHalf));
 ///
-/// Operations: mm, addmm, bmm, baddbmm, mv, addmv, dot, vdot (also in place and into an `out`),
-/// convolution and convolution_backward, _scaled_dot_product_flash_attention_for_cpu and its
-/// backward; whatever calls them (linear, matmul, einsum, conv2d, LSTM, …) is rehearsed with them.
-/// Each result equals the float32 kernel's, rounded once, to the bit. All others run LibTorch's
-/// kernels, and so do these for tensors of other dtypes. autocast is not needed: a model in float16
-/// is rehearsed too.
+/// Operations: mm, addmm, _addmm_activation, bmm, baddbmm, mv, addmv, dot, vdot (also in place and
+/// into an `out`), convolution and convolution_backward, an LSTM layer and its backward,
+/// _scaled_dot_product_flash_attention_for_cpu and its backward; whatever calls them (linear,
+/// matmul, einsum, conv2d, LSTM, …) is rehearsed with them. Each result equals the float32
+/// kernel's, rounded once, to the bit. All others run LibTorch's kernels, and so do these for
+/// tensors of other dtypes. autocast is not needed: a model in float16 is rehearsed too.
 ///
 /// The backward of what was computed inside is rehearsed wherever backward() is called, and inside
 /// a rehearsal every backward is. The backward of a torch::autograd::Function of your own goes by

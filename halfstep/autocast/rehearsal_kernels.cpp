@@ -37,6 +37,8 @@ constexpr Operation kOperations[] = {
     {"aten::addmm"},
     {"aten::addmm", "out", false},
     {"aten::addmm_"},
+    {"aten::_addmm_activation", "", false},
+    {"aten::_addmm_activation", "out", false},
     {"aten::bmm"},
     {"aten::bmm", "out", false},
     {"aten::baddbmm"},

@@ -177,6 +177,18 @@ const Case kCases[] = {
            into(in[0].t().contiguous().t(), [&](auto& self) { self.addmm_(in[1], in[2]); })};
      },
      2},
+    {"addmm_activation",
+     [] {
+       return Tensors{half({9}), half({17, 33}), half({33, 9})};
+     },
+     [](const Tensors& in) {
+       return Tensors{at::_addmm_activation(in[0], in[1], in[2]),
+                      at::_addmm_activation(in[0], in[1], in[2], 0.5, 2, /*use_gelu=*/true),
+                      into(at::empty({0}, in[0].options()), [&](auto& out) {
+                        at::_addmm_activation_out(out, in[0], in[1], in[2]);
+                      })};
+     },
+     3},
     {"bmm",
      [] {
        return Tensors{half({5, 17, 33}), half({5, 9, 33}).transpose(1, 2)};
