@@ -1,6 +1,7 @@
 #include "halfstep/autocast/autocast_kernels.h"
 
 #include "halfstep/autocast/front_kernel.h"
+#include "halfstep/autocast/list_kernels.h"
 #include "halfstep/autocast/op_names.h"
 #include "halfstep/autocast/policy_region.h"
 #include "halfstep/autocast/ruled_call.h"
@@ -90,10 +91,13 @@ void register_missing(c10::DeviceType device_type, const std::vector<std::string
     const auto behind = listed                             ? Behind::libtorchs
                         : op->hasKernelForDispatchKey(key) ? Behind::anothers
                                                            : Behind::nobodys;
-    put_in_front(
-        *op, key,
-        std::make_unique<AutocastKernel>(*op, device_type, behind,
-                                         listed ? std::optional(found->second) : std::nullopt));
+    std::unique_ptr<FrontKernel> kernel = std::make_unique<AutocastKernel>(
+        *op, device_type, behind, listed ? std::optional(found->second) : std::nullopt);
+    const bool promoted = listed && found->second.rule == CastRule::promote;
+    if (auto list_kernel = promoted ? make_list_kernel(*op, device_type, kernel) : std::nullopt)
+      put_in_front(*op, key, std::move(*list_kernel));
+    else
+      put_in_front(*op, key, std::move(kernel));
     registered.emplace(device_type, name);
   }
 }

@@ -35,17 +35,20 @@ class Silence final : public c10::WarningHandler {
 
 void put_in_front(const c10::OperatorHandle& op, c10::DispatchKey key,
                   std::unique_ptr<FrontKernel> kernel) {
+  put_in_front(op, key,
+               c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<Registered>(
+                   std::move(kernel), op.getComputedKernelForDispatchKey(key))));
+}
+
+void put_in_front(const c10::OperatorHandle& op, c10::DispatchKey key, c10::KernelFunction kernel) {
   static std::mutex mutex;
   // Never destroyed: taking a kernel away while the process ends helps nobody.
   static auto& handles = *new std::vector<c10::RegistrationHandleRAII>();
   const std::lock_guard lock(mutex);
   Silence silent;
   const c10::WarningUtils::WarningHandlerGuard no_override_warning(&silent);
-  auto registered =
-      std::make_unique<Registered>(std::move(kernel), op.getComputedKernelForDispatchKey(key));
   handles.push_back(c10::Dispatcher::singleton().registerImpl(
-      op.operator_name(), key, c10::KernelFunction::makeFromBoxedFunctor(std::move(registered)),
-      std::nullopt, nullptr, "halfstep"));
+      op.operator_name(), key, std::move(kernel), std::nullopt, nullptr, "halfstep"));
 }
 
 }  // namespace halfstep::detail

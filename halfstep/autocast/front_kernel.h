@@ -26,4 +26,7 @@ class FrontKernel {
 void put_in_front(const c10::OperatorHandle& op, c10::DispatchKey key,
                   std::unique_ptr<FrontKernel> kernel);
 
+/// The same for a kernel of any other kind, which must know what stands behind it.
+void put_in_front(const c10::OperatorHandle& op, c10::DispatchKey key, c10::KernelFunction kernel);
+
 }  // namespace halfstep::detail

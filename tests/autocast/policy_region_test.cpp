@@ -266,6 +266,24 @@ TEST_P(PolicyRegion, CastsListsOptionalTensorsAndDtypes) {
 }
 
 // Batch norm writes its running statistics, which no copy may take.
+TEST_P(PolicyRegion, CatAndStackFollowThePolicyInsideAndLibTorchsListOutside) {
+  auto policy = torch_list();
+  policy.set("cat", CastRule::lower_precision).set("stack", CastRule::lower_precision);
+  const std::vector<torch::Tensor> mixed{x, low};
+  const auto dtypes = [&] {
+    return std::pair(at::cat(mixed).scalar_type(), at::stack(mixed, 1).scalar_type());
+  };
+  {
+    const Autocast autocast(region(policy));
+    EXPECT_EQ(dtypes(), std::pair(kLow, kLow));
+    expect_same_bits(at::stack(mixed, 1), torch::stack({low, low}, 1));
+  }
+  const Autocast autocast(region());
+  EXPECT_EQ(dtypes(), std::pair(torch::kFloat, torch::kFloat));
+  expect_same_bits(at::stack(mixed, 1), torch::stack({x, low.to(torch::kFloat)}, 1));
+  expect_same_bits(at::cat({low, low}), torch::cat({low, low}));
+}
+
 TEST_P(PolicyRegion, DoesNotCastRunningStatistics) {
   torch::nn::BatchNorm1d norm(torch::nn::BatchNorm1dOptions(6).affine(false));
   norm->to(device());
