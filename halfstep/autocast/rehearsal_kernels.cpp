@@ -80,12 +80,6 @@ bool is_marked(torch::autograd::Node& node) {
   return false;
 }
 
-bool rehearses_here() {
-  if (HalfRehearsal::is_enabled()) return true;
-  const auto node = torch::autograd::get_current_node();
-  return node && is_marked(*node);
-}
-
 bool is_half(const c10::IValue& value) {
   return value.toTensor().scalar_type() == c10::kHalf;
 }
@@ -280,6 +274,12 @@ std::optional<c10::SafeKernelFunction> kernel_into(const Operation& operation) {
 }
 
 }  // namespace
+
+bool rehearses_here() {
+  if (HalfRehearsal::is_enabled()) return true;
+  const auto node = torch::autograd::get_current_node();
+  return node && is_marked(*node);
+}
 
 void register_rehearsal_kernels() {
   static std::once_flag once;

@@ -1,0 +1,5 @@
+#pragma once
+/// A training step recorded once and replayed.
+
+#include "halfstep/graph/graph.h"
+#include "halfstep/graph/graph_config.h"

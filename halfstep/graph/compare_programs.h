@@ -1,0 +1,13 @@
+#pragma once
+#include "halfstep/graph/program.h"
+
+#include <optional>
+#include <string>
+
+namespace halfstep::detail {
+
+/// Where two recordings of a step differ but for the values in tensors, as a clause of a message;
+/// none where a replay of one does what the other did.
+std::optional<std::string> difference(const Program& first, const Program& second);
+
+}  // namespace halfstep::detail

@@ -1,0 +1,263 @@
+#include "halfstep/graph/graph_base.h"
+
+#include "halfstep/core/error.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
+#include <torch/serialize/input-archive.h>
+#include <torch/serialize/output-archive.h>
+
+namespace halfstep {
+
+using detail::Recording;
+
+/// Refuses a second call while one runs.
+class GraphBase::InUse {
+ public:
+  explicit InUse(std::atomic<bool>& in_use) : in_use_(in_use) {
+    HALFSTEP_CHECK_USAGE(!in_use_.exchange(true), "Graph",
+                         "a graph runs one call at a time, but was called while it ran; give each "
+                         "thread its own, and don't call a graph from its own build");
+  }
+  ~InUse() { in_use_ = false; }
+
+ private:
+  std::atomic<bool>& in_use_;
+};
+
+void GraphBase::add_optimizer(torch::optim::Optimizer& optimizer) {
+  for (const auto& stepped : optimizers_)
+    HALFSTEP_CHECK_USAGE(stepped.optimizer != &optimizer, "Graph::add_optimizer",
+                         "each optimizer is added once, but this one is here already; add another");
+  optimizers_.push_back({&optimizer, nullptr});
+  forget_recordings();
+}
+
+void GraphBase::add_optimizer(torch::optim::Optimizer& optimizer, optim::LRScheduler& scheduler) {
+  add_optimizer(optimizer);
+  optimizers_.back().scheduler = &scheduler;
+}
+
+void GraphBase::set_grad_scaler(GradScaler& scaler) {
+  scaler_ = &scaler;
+  forget_recordings();
+}
+
+void GraphBase::add_tensor(std::string name, const at::Tensor& tensor) {
+  HALFSTEP_CHECK_USAGE(tensor.defined(), "Graph::add_tensor", "\"", name,
+                       "\" must be a defined tensor, but got an undefined one; make it first");
+  tensors_.emplace_back(std::move(name), tensor);
+  forget_recordings();
+}
+
+void GraphBase::debug(int level, std::ostream& out) {
+  HALFSTEP_CHECK_USAGE(level >= -1 && level <= 3, "Graph::debug",
+                       "the level must be from -1 to 3, but got ", level,
+                       "; use 1 for the recorded program");
+  debug_level_ = level;
+  debug_out_ = &out;
+}
+
+std::string GraphBase::program() const {
+  if (recordings_.empty()) return "";
+  const auto& last = *recordings_.back();
+  if (last.replay) return last.replay->program().to_string();
+  return last.first ? last.first->to_string() : "";
+}
+
+void GraphBase::forget_recordings() {
+  recordings_.clear();
+}
+
+void GraphBase::tell(const std::string& reason) {
+  last_reason_ = reason;
+  if (debug_level_ >= 0) *debug_out_ << "[Graph] records a step: " << reason << '\n';
+}
+
+namespace {
+
+using Tensors = std::vector<at::Tensor>;
+
+/// Part `part` of `parts` along dimension 0.
+at::Tensor part_of(const at::Tensor& input, int64_t part, int64_t parts) {
+  if (!input.defined()) return input;
+  HALFSTEP_CHECK_USAGE(
+      input.dim() > 0 && input.size(0) % parts == 0, "Graph",
+      "with gradient accumulation dimension 0 of each input must be a multiple of ", parts,
+      ", but got ", input.sizes(), "; leave out what is over");
+  const auto size = input.size(0) / parts;
+  return input.narrow(0, part * size, size);
+}
+
+at::Tensor put_together(const Tensors& parts) {
+  if (!parts.front().defined()) return {};
+  return parts.front().dim() == 0 ? at::stack(parts) : at::cat(parts);
+}
+
+}  // namespace
+
+GraphBase::Tensors GraphBase::call(const Tensors& inputs, const std::vector<size_t>& structure,
+                                   const Build& build, std::any& shape) {
+  const InUse in_use(in_use_);
+  for (size_t i = 0; i < inputs.size(); ++i)
+    HALFSTEP_CHECK_USAGE(!inputs[i].defined() || !inputs[i].requires_grad(), "Graph",
+                         "inputs must not require gradients, but input ", i,
+                         " does; pass it detached, or register it as a parameter");
+  prepare(inputs);
+  last_reason_.clear();
+  const auto parts = config_.gradient_accumulation_steps();
+  std::vector<Tensors> outputs;  // of each part
+  for (int64_t part = 0; part < parts; ++part) {
+    Tensors of_part = inputs;
+    if (parts > 1) {
+      for (auto& input : of_part) input = part_of(input, part, parts);
+    }
+    outputs.push_back(run_part(of_part, structure, build, shape));
+  }
+  if (!optimizers_.empty()) step();
+  if (!last_reason_.empty()) {
+    for (auto& recording : recordings_) {
+      if (recording->watched) recording->watched->count_uses();
+    }
+  }
+  if (parts == 1) return std::move(outputs.front());
+  Tensors together;
+  for (size_t i = 0; i < outputs.front().size(); ++i) {
+    Tensors one;
+    for (const auto& of_part : outputs) one.push_back(of_part[i]);
+    together.push_back(put_together(one));
+  }
+  return together;
+}
+
+void GraphBase::prepare(const Tensors& inputs) {
+  if (config_version_ != config_.version()) {
+    forget_recordings();
+    config_version_ = config_.version();
+  }
+  if (scaler_ == nullptr || !scaler_->is_enabled()) {
+    scale_ = at::Tensor();
+    return;
+  }
+  // A scaler makes its tensor for the first loss it scales.
+  if (!scaler_->get_scale_async().defined())
+    scaler_->scale(at::zeros({}, at::TensorOptions(device_of(inputs))));
+  if (!scale_.is_same(scaler_->get_scale_async())) {
+    forget_recordings();
+    scale_ = scaler_->get_scale_async();
+  }
+}
+
+void GraphBase::step() {
+  bool any = false;
+  for (const auto& parameter : parameters_) any = any || parameter.grad().defined();
+  HALFSTEP_CHECK_USAGE(any, "Graph",
+                       "a graph with optimizers must compute gradients, but no parameter got one; "
+                       "call loss.backward() in build, or use a graph without optimizers");
+  for (const auto& [optimizer, scheduler] : optimizers_) {
+    if (scaler_ != nullptr) {
+      const auto result = scaler_->step(*optimizer);
+      if (scheduler != nullptr) scheduler->step(result);
+    } else {
+      optimizer->step();
+      if (scheduler != nullptr) scheduler->step();
+    }
+  }
+  if (scaler_ != nullptr) scaler_->update();
+  for (const auto& stepped : optimizers_) stepped.optimizer->zero_grad();
+}
+
+GraphBase::Tensors GraphBase::run_part(const Tensors& inputs, const std::vector<size_t>& structure,
+                                       const Build& build, std::any& shape) {
+  auto& recording = recording_for(inputs, structure);
+  if (!recording.replay) parameters_ = trained_parameters();
+  // The step's own gradients alone: others are there already, of an earlier part or the user's.
+  Tensors earlier;
+  for (const auto& parameter : parameters_) {
+    earlier.push_back(parameter.grad());
+    parameter.mutable_grad() = at::Tensor();
+  }
+  Tensors outputs;
+  try {
+    outputs =
+        recording.replay ? replay(recording, inputs, build) : record(recording, inputs, build);
+  } catch (...) {
+    for (size_t i = 0; i < earlier.size(); ++i) parameters_[i].mutable_grad() = earlier[i];
+    forget_recordings();
+    throw;
+  }
+  if (recording.replay && last_reason_.empty()) {
+    shape = recording.shape;
+  } else {
+    recording.shape = shape;
+  }
+  const c10::NoGradGuard no_grad;
+  for (size_t i = 0; i < earlier.size(); ++i) {
+    if (!earlier[i].defined()) continue;
+    auto& gradient = parameters_[i].mutable_grad();
+    gradient = gradient.defined() ? earlier[i].add_(gradient) : earlier[i];
+  }
+  return outputs;
+}
+
+at::Tensor GraphBase::start_of_backward(const at::Tensor& loss) const {
+  HALFSTEP_CHECK_USAGE(loss.numel() == 1, "Graph",
+                       "build must call backward() on a scalar, but got a tensor of ", loss.sizes(),
+                       "; take its mean() or sum()");
+  const auto parts = config_.gradient_accumulation_steps();
+  if (!scale_.defined() && parts == 1) return {};
+  auto start = scale_.defined() ? scale_ : at::ones({}, loss.options());
+  if (parts > 1) start = start * (1.0 / double(parts));
+  return start.to(loss.scalar_type()).expand(loss.sizes());
+}
+
+c10::Device GraphBase::device_of(const Tensors& inputs) const {
+  for (const auto& parameter : this->parameters()) return parameter.device();
+  for (const auto& input : inputs) {
+    if (input.defined()) return input.device();
+  }
+  return c10::kCPU;
+}
+
+void GraphBase::save(torch::serialize::OutputArchive& archive) const {
+  torch::nn::Module::save(archive);
+  for (size_t i = 0; i < optimizers_.size(); ++i) {
+    const auto& [optimizer, scheduler] = optimizers_[i];
+    torch::serialize::OutputArchive state(archive.compilation_unit());
+    optimizer->save(state);
+    archive.write("optimizer" + std::to_string(i), state);
+    if (scheduler == nullptr) continue;
+    torch::serialize::OutputArchive schedule(archive.compilation_unit());
+    scheduler->save(schedule);
+    archive.write("scheduler" + std::to_string(i), schedule);
+  }
+  if (scaler_ == nullptr) return;
+  torch::serialize::OutputArchive scale(archive.compilation_unit());
+  scaler_->save(scale);
+  archive.write("grad_scaler", scale);
+}
+
+void GraphBase::load(torch::serialize::InputArchive& archive) {
+  torch::nn::Module::load(archive);
+  for (size_t i = 0; i < optimizers_.size(); ++i) {
+    const auto& [optimizer, scheduler] = optimizers_[i];
+    torch::serialize::InputArchive state;
+    archive.read("optimizer" + std::to_string(i), state);
+    optimizer->load(state);
+    if (scheduler == nullptr) continue;
+    torch::serialize::InputArchive schedule;
+    archive.read("scheduler" + std::to_string(i), schedule);
+    scheduler->load(schedule);
+  }
+  if (scaler_ == nullptr) return;
+  torch::serialize::InputArchive scale;
+  archive.read("grad_scaler", scale);
+  scaler_->load(scale);
+}
+
+}  // namespace halfstep

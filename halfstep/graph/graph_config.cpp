@@ -1,0 +1,49 @@
+#include "halfstep/graph/graph_config.h"
+
+#include "halfstep/core/dtype.h"
+#include "halfstep/core/error.h"
+
+#include <utility>
+
+namespace halfstep {
+
+GraphConfig& GraphConfig::enable_amp(bool enabled, std::optional<c10::ScalarType> dtype) {
+  HALFSTEP_CHECK_USAGE(!dtype || *dtype == c10::kHalf || *dtype == c10::kBFloat16, "GraphConfig",
+                       "the dtype of enable_amp must be float16 or bfloat16, but got ",
+                       dtype_name(*dtype), "; use torch::kBFloat16");
+  amp_ = enabled;
+  dtype_ = dtype;
+  ++version_;
+  return *this;
+}
+
+GraphConfig& GraphConfig::policy(std::optional<OpPolicy> value) {
+  policy_ = std::move(value);
+  ++version_;
+  return *this;
+}
+
+GraphConfig& GraphConfig::set_gradient_accumulation_steps(int64_t steps) {
+  HALFSTEP_CHECK_USAGE(steps >= 1, "GraphConfig",
+                       "gradient accumulation steps must be at least 1, but got ", steps,
+                       "; use 1 for no accumulation");
+  accumulation_steps_ = steps;
+  ++version_;
+  return *this;
+}
+
+GraphConfig& GraphConfig::set_max_recordings(int64_t count) {
+  HALFSTEP_CHECK_USAGE(count >= 1, "GraphConfig", "max_recordings must be at least 1, but got ",
+                       count, "; use 1 for a graph whose inputs never change their shapes");
+  max_recordings_ = count;
+  ++version_;
+  return *this;
+}
+
+GraphConfig& GraphConfig::check_replays(bool enabled) {
+  check_ = enabled;
+  ++version_;
+  return *this;
+}
+
+}  // namespace halfstep

@@ -1,0 +1,61 @@
+#pragma once
+#include "halfstep/autocast/op_policy.h"
+
+#include <cstdint>
+#include <optional>
+
+#include <c10/core/ScalarType.h>
+
+namespace halfstep {
+
+/// What a Graph does with its build. The names are OneFlow's where it has one (GraphConfig).
+///
+///   config().enable_amp(true, torch::kBFloat16).set_gradient_accumulation_steps(4);
+///
+/// A change drops what was recorded. Setters throw UsageError for values out of range.
+class GraphConfig {
+ public:
+  /// Runs the forward of build as in an Autocast region of this dtype; its backward outside of it.
+  /// Without a dtype: float16 on CUDA, bfloat16 on the CPU. Default: off. A region around the call
+  /// does not reach into the graph.
+  /// Difference from OneFlow: the dtype is not float16 on every device, and the ops that run in it
+  /// are LibTorch's list or `policy`.
+  GraphConfig& enable_amp(bool enabled = true, std::optional<c10::ScalarType> dtype = {});
+  bool amp_enabled() const { return amp_; }
+  std::optional<c10::ScalarType> amp_dtype() const { return dtype_; }
+
+  /// Which ops run in 16 bits. Default: LibTorch's list.
+  GraphConfig& policy(std::optional<OpPolicy> value);
+  const std::optional<OpPolicy>& policy() const { return policy_; }
+
+  /// Each call cuts its inputs into this many parts along dimension 0, runs build on one after the
+  /// other, averages the gradients and makes one step. Outputs are put together along dimension 0;
+  /// those without dimensions become one of this length, as in OneFlow. Default: 1. At least 1.
+  GraphConfig& set_gradient_accumulation_steps(int64_t steps);
+  int64_t gradient_accumulation_steps() const { return accumulation_steps_; }
+
+  /// How many kinds of inputs (shapes, dtypes) are kept recorded; the one used longest ago makes
+  /// room. Default: 8. At least 1.
+  GraphConfig& set_max_recordings(int64_t count);
+  int64_t max_recordings() const { return max_recordings_; }
+
+  /// Checked mode: each replay is compared with an eager run of build from the same state, to the
+  /// bit, outputs, gradients and all tensors the step may use. Takes twice the time and memory.
+  /// Default: off.
+  GraphConfig& check_replays(bool enabled = true);
+  bool checks_replays() const { return check_; }
+
+  /// Counts changes, so that a Graph notices one.
+  int64_t version() const { return version_; }
+
+ private:
+  bool amp_ = false;
+  std::optional<c10::ScalarType> dtype_;
+  std::optional<OpPolicy> policy_;
+  int64_t accumulation_steps_ = 1;
+  int64_t max_recordings_ = 8;
+  bool check_ = false;
+  int64_t version_ = 0;
+};
+
+}  // namespace halfstep

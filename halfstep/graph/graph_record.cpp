@@ -1,0 +1,242 @@
+// How a Graph's calls find their recording, make one and replay it.
+#include "halfstep/autocast/autocast.h"
+#include "halfstep/core/error.h"
+#include "halfstep/graph/check_replay.h"
+#include "halfstep/graph/compare_programs.h"
+#include "halfstep/graph/graph_base.h"
+#include "halfstep/graph/recorder.h"
+#include "halfstep/optim/fused_optimizer.h"
+
+#include <algorithm>
+#include <unordered_set>
+#include <utility>
+
+#include <ATen/autocast_mode.h>
+
+namespace halfstep {
+
+using detail::Recording;
+
+namespace {
+
+using Tensors = std::vector<at::Tensor>;
+
+const c10::StorageImpl* storage_of(const at::Tensor& tensor) {
+  return tensor.has_storage() ? tensor.storage().unsafeGetStorageImpl() : nullptr;
+}
+
+std::vector<int64_t> offsets_of(const Tensors& inputs) {
+  std::vector<int64_t> offsets;
+  for (const auto& input : inputs) offsets.push_back(input.defined() ? input.storage_offset() : 0);
+  return offsets;
+}
+
+/// The defined inputs, those copied that share memory with an earlier one or with `others`: what a
+/// program knows of memory must not depend on who passes what.
+struct OwnInputs {
+  Tensors tensors;
+  std::vector<bool> copied;
+
+  template <class Others>
+  OwnInputs(const Tensors& inputs, const Others& is_of_others) {
+    for (const auto& input : inputs) {
+      if (!input.defined()) continue;
+      bool shared = is_of_others(storage_of(input));
+      for (const auto& earlier : tensors)
+        shared = shared || storage_of(earlier) == storage_of(input);
+      tensors.push_back(shared ? input.clone() : input);
+      copied.push_back(shared);
+    }
+  }
+
+  void check_writes(const detail::Program& program) const {
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const auto& value = program.values[size_t(program.inputs[i])];
+      HALFSTEP_CHECK_USAGE(!copied[i] || !value.writes, "Graph",
+                           "an input that build changes in "
+                           "place must have memory of its own, but ",
+                           value.name,
+                           " shares it with another input or with the model; pass a clone()");
+    }
+  }
+};
+
+}  // namespace
+
+Recording& GraphBase::recording_for(const Tensors& inputs, const std::vector<size_t>& structure) {
+  drop_outdated();
+  auto key = detail::RecordingKey::of(inputs, structure);
+  for (auto it = recordings_.begin(); it != recordings_.end(); ++it) {
+    if ((*it)->key != key) continue;
+    std::rotate(it, it + 1, recordings_.end());
+    auto& recording = *recordings_.back();
+    if (recording.replay && recording.replay->program().fixed_offsets &&
+        recording.input_offsets != offsets_of(inputs)) {
+      recording = Recording{recording.key};
+      tell("an input begins elsewhere in its memory, and build uses as_strided");
+    } else if (!recording.replay) {
+      tell("to compare it with the first recording");
+    }
+    return recording;
+  }
+  tell(recordings_.empty() ? "there is no recording yet"
+                           : "inputs of a new shape, dtype or nesting");
+  if (int64_t(recordings_.size()) >= config_.max_recordings())
+    recordings_.erase(recordings_.begin());
+  recordings_.push_back(std::make_unique<Recording>());
+  recordings_.back()->key = std::move(key);
+  return *recordings_.back();
+}
+
+void GraphBase::drop_outdated() {
+  for (const auto& recording : recordings_) {
+    if (!recording->watched) continue;
+    if (const auto change = recording->watched->change()) {
+      forget_recordings();
+      tell(*change);
+      return;
+    }
+  }
+}
+
+std::vector<std::pair<std::string, at::Tensor>> GraphBase::known_tensors() const {
+  std::vector<std::pair<std::string, at::Tensor>> known;
+  for (const auto& item : named_parameters()) known.emplace_back(item.key(), item.value());
+  for (const auto& item : named_buffers()) known.emplace_back(item.key(), item.value());
+  for (const auto& named : tensors_) known.push_back(named);
+  for (size_t i = 0; i < optimizers_.size(); ++i) {
+    const auto* fused = dynamic_cast<const optim::FusedOptimizer*>(optimizers_[i].optimizer);
+    size_t number = 0;
+    for (const auto& group : optimizers_[i].optimizer->param_groups()) {
+      for (const auto& parameter : group.params()) {
+        const auto name = c10::str("parameter ", number++, " of optimizer ", i);
+        known.emplace_back(name, parameter);
+        if (fused == nullptr) continue;
+        if (auto shadow = fused->shadow_of(parameter); shadow.defined())
+          known.emplace_back("shadow of " + name, shadow);
+      }
+    }
+  }
+  if (scale_.defined()) known.emplace_back("the loss scale", scale_);
+  return known;
+}
+
+Tensors GraphBase::trained_parameters() const {
+  Tensors trained;
+  std::unordered_set<const c10::TensorImpl*> seen;
+  const auto add = [&](const at::Tensor& parameter) {
+    if (parameter.requires_grad() && seen.insert(parameter.unsafeGetTensorImpl()).second)
+      trained.push_back(parameter);
+  };
+  for (const auto& parameter : this->parameters()) add(parameter);
+  for (const auto& stepped : optimizers_) {
+    for (const auto& group : stepped.optimizer->param_groups()) {
+      for (const auto& parameter : group.params()) add(parameter);
+    }
+  }
+  return trained;
+}
+
+Tensors GraphBase::run_build(const Tensors& inputs, const Build& build) const {
+  const Autocast autocast(AutocastOptions(device_of(inputs).type())
+                              .enabled(config_.amp_enabled())
+                              .dtype(config_.amp_enabled() ? config_.amp_dtype() : std::nullopt)
+                              .policy(config_.amp_enabled() ? config_.policy() : std::nullopt));
+  at::autocast::clear_cache();
+  const detail::BackwardGradient scaled(
+      [this](const at::Tensor& loss) { return start_of_backward(loss); });
+  auto outputs = build(inputs);
+  if (scale_.defined() && scaled.uses() == 0) {
+    for (const auto& parameter : parameters_)
+      HALFSTEP_CHECK_USAGE(!parameter.grad().defined(), "Graph",
+                           "with a scaler build must call loss.backward(), but gradients came from "
+                           "another way (torch::autograd::backward); call loss.backward()");
+  }
+  return outputs;
+}
+
+Tensors GraphBase::record(Recording& recording, const Tensors& inputs, const Build& build) {
+  const auto known = known_tensors();
+  std::unordered_set<const c10::StorageImpl*> storages;
+  for (const auto& [name, tensor] : known) storages.insert(storage_of(tensor));
+  const OwnInputs own(inputs, [&](const c10::StorageImpl* s) { return storages.count(s) != 0; });
+  const auto recorder = std::make_shared<detail::Recorder>();
+  Tensors passed;
+  size_t next = 0;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    passed.push_back(inputs[i].defined() ? own.tensors[next++] : at::Tensor());
+    if (inputs[i].defined()) recorder->add_input(passed.back(), "input " + std::to_string(i));
+  }
+  for (const auto& [name, tensor] : known) recorder->add_external(tensor, name);
+  Tensors outputs;
+  ++recorded_steps_;
+  {
+    const detail::RecordingGuard guard(recorder);
+    outputs = run_build(passed, build);
+  }
+  if (!recorder->error().empty()) throw UsageError(recorder->error());
+  std::vector<std::optional<detail::ValueId>> output_ids, gradient_ids;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    output_ids.push_back(outputs[i].defined() ? std::optional(recorder->value_of(
+                                                    outputs[i], "output " + std::to_string(i)))
+                                              : std::nullopt);
+    if (outputs[i].defined()) outputs[i] = outputs[i].detach();
+  }
+  for (const auto& parameter : parameters_) {
+    gradient_ids.push_back(parameter.grad().defined()
+                               ? std::optional(recorder->value_of(parameter.grad(), "a gradient"))
+                               : std::nullopt);
+  }
+  auto program = recorder->take_program();
+  program.outputs = std::move(output_ids);
+  program.gradients = std::move(gradient_ids);
+  own.check_writes(program);
+  ++recording.recorded;
+  const auto differs =
+      recording.first ? difference(*recording.first, program) : std::optional<std::string>("");
+  HALFSTEP_CHECK_USAGE(!differs || recording.recorded < Recording::kMostRecorded, "Graph",
+                       "build must do the same in each call, but ", *differs,
+                       "; keep what changes in a tensor that build reads (an input, a buffer, "
+                       "add_tensor()), and decide on the host outside of it");
+  if (differs) {
+    recording.first = std::move(program);
+    return outputs;
+  }
+  recording.first.reset();
+  recording.input_offsets = offsets_of(inputs);
+  recording.watched.emplace(program, *this);
+  recording.replay = std::make_unique<detail::Replay>(std::move(program));
+  if (debug_level_ >= 1) *debug_out_ << recording.replay->program().to_string();
+  return outputs;
+}
+
+Tensors GraphBase::replay(Recording& recording, const Tensors& inputs, const Build& build) {
+  auto& replay = *recording.replay;
+  const OwnInputs own(
+      inputs, [&](const c10::StorageImpl* storage) { return recording.watched->holds(storage); });
+  own.check_writes(replay.program());
+  if (config_.checks_replays()) {
+    detail::check_replay(replay, own.tensors, [&](const Tensors& defined) {
+      size_t next = 0;
+      Tensors passed;
+      for (const auto& input : inputs)
+        passed.push_back(input.defined() ? defined[next++] : at::Tensor());
+      detail::StepResults results{run_build(passed, build), {}};
+      for (const auto& parameter : parameters_) {
+        results.gradients.push_back(parameter.grad());
+        parameter.mutable_grad() = at::Tensor();
+      }
+      return results;
+    });
+  } else {
+    replay.run(own.tensors);
+  }
+  ++replayed_steps_;
+  for (size_t i = 0; i < parameters_.size(); ++i)
+    parameters_[i].mutable_grad() = replay.gradients()[i];
+  Tensors outputs = replay.outputs();
+  replay.release();
+  return outputs;
+}
+
+}  // namespace halfstep

@@ -1,0 +1,38 @@
+#pragma once
+#include "halfstep/graph/program.h"
+#include "halfstep/graph/replay.h"
+#include "halfstep/graph/watched_state.h"
+
+#include <any>
+#include <memory>
+#include <optional>
+#include <vector>
+
+namespace halfstep::detail {
+
+/// What calls must have in common to be replays of one recording.
+struct RecordingKey {
+  std::vector<size_t> structure;
+  std::vector<Geometry> inputs;  // offsets are 0 unless the program counts on them
+  bool gradients = true;         // GradMode
+  bool rehearsal = false;        // HalfRehearsal
+
+  static RecordingKey of(const std::vector<at::Tensor>& inputs, std::vector<size_t> structure);
+  bool operator==(const RecordingKey&) const = default;
+};
+
+/// A step's recordings for one key. Two in a row must be equal before one is replayed; a third is
+/// made where they are not, because much is set up in a first step and never again.
+struct Recording {
+  RecordingKey key;
+  std::optional<Program> first = {};
+  int recorded = 0;
+  std::unique_ptr<Replay> replay = nullptr;
+  std::optional<WatchedState> watched = {};
+  std::any shape = {};  // of the outputs
+  std::vector<int64_t> input_offsets = {};
+
+  static constexpr int kMostRecorded = 3;
+};
+
+}  // namespace halfstep::detail
