@@ -4,6 +4,7 @@
 #include <utility>
 
 #include <ATen/core/VariableHooksInterface.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 namespace halfstep::detail {
 
@@ -22,11 +23,12 @@ class Hooks final : public Interface {
 
   void _backward(const Tensor& self, at::TensorList inputs, const std::optional<Tensor>& gradient,
                  std::optional<bool> keep_graph, bool create_graph) const override {
-    if (!gradient || !gradient->defined()) {
-      if (auto start = BackwardGradient::start_of(self); start.defined())
-        return next_._backward(self, inputs, std::move(start), keep_graph, create_graph);
-    }
-    next_._backward(self, inputs, gradient, keep_graph, create_graph);
+    if (innermost == nullptr)
+      return next_._backward(self, inputs, gradient, keep_graph, create_graph);
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    const bool given = gradient && gradient->defined();
+    next_._backward(self, inputs, given ? gradient : innermost->start_of(self), keep_graph,
+                    create_graph);
   }
 
   TensorBase tensor_data(const TensorBase& t) const override { return next_.tensor_data(t); }
@@ -95,9 +97,8 @@ BackwardGradient::~BackwardGradient() {
 }
 
 at::Tensor BackwardGradient::start_of(const at::Tensor& loss) {
-  if (innermost == nullptr || innermost->start_ == nullptr) return {};
-  ++innermost->uses_;
-  return innermost->start_(loss);
+  ++uses_;
+  return start_(loss);
 }
 
 }  // namespace halfstep::detail

@@ -7,9 +7,10 @@
 
 namespace halfstep::detail {
 
-/// While it lives, `loss.backward()` on this thread begins with `start(loss)` in the place of a
-/// gradient of 1, where none is given: how a Graph scales a loss that its build calls backward on.
-/// torch::autograd::backward and torch::autograd::grad, given no gradient, still begin with 1.
+/// While it lives, `loss.backward()` on this thread begins with `start(loss)`, where no gradient is
+/// given (1 where that is undefined): how a Graph scales a loss that its build calls backward on.
+/// It also runs without autocast, as it does outside of a region. torch::autograd::backward and
+/// torch::autograd::grad go on as ever.
 class BackwardGradient {
  public:
   using Start = std::function<at::Tensor(const at::Tensor& loss)>;
@@ -22,8 +23,7 @@ class BackwardGradient {
   /// How often it was asked.
   int64_t uses() const { return uses_; }
 
-  /// What begins a backward of `loss` on this thread; undefined where nothing of ours does.
-  static at::Tensor start_of(const at::Tensor& loss);
+  at::Tensor start_of(const at::Tensor& loss);
 
  private:
   Start start_;

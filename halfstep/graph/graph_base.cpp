@@ -75,6 +75,7 @@ void GraphBase::forget_recordings() {
 }
 
 void GraphBase::tell(const std::string& reason) {
+  if (!last_reason_.empty()) return;  // why there is no recording has been said
   last_reason_ = reason;
   if (debug_level_ >= 0) *debug_out_ << "[Graph] records a step: " << reason << '\n';
 }

@@ -33,6 +33,16 @@ std::string argument_text(const c10::IValue& value) {
   return c10::str(value);
 }
 
+/// Whether an argument says no more than to leave it out.
+bool is_default(const c10::Argument& argument, const c10::IValue& value) {
+  const auto& of_schema = argument.default_value();
+  if (value.isNone()) return true;
+  if (!of_schema || of_schema->isNone()) return value.isTensor();
+  if (value.isScalar() && of_schema->isScalar())
+    return value.toScalar().equal(of_schema->toScalar().to<double>());
+  return value.tagKind() == of_schema->tagKind() && value == *of_schema;
+}
+
 std::string places_text(const Program& program, const std::vector<Instruction::Place>& places,
                         int32_t argument) {
   std::string text;
@@ -67,13 +77,13 @@ std::string to_string(const Program& program, const Instruction& instruction) {
   if (!instruction.results.empty()) out << " = ";
   out << op_name(instruction.op.operator_name()) << '(';
   const auto& schema = instruction.op.schema().arguments();
-  size_t shown = instruction.arguments.size();
-  // Trailing defaults say nothing.
-  while (shown > 0 && instruction.arguments[shown - 1].isNone()) --shown;
-  for (size_t i = 0; i < shown; ++i) {
-    if (i > 0) out << ", ";
-    if (schema[i].kwarg_only()) out << schema[i].name() << '=';
+  const char* separator = "";
+  for (size_t i = 0; i < instruction.arguments.size(); ++i) {
     const auto places = places_text(program, instruction.operands, int32_t(i));
+    if (places.empty() && is_default(schema[i], instruction.arguments[i])) continue;
+    out << separator;
+    separator = ", ";
+    if (places.empty()) out << schema[i].name() << '=';
     out << (places.empty() ? argument_text(instruction.arguments[i]) : places);
   }
   out << ')';
@@ -93,11 +103,11 @@ std::string Program::to_string() const {
           << value.geometry.to_string() << (value.writes ? "  and writes it" : "") << '\n';
     }
   }
-  bool backward = false;
+  std::optional<bool> backward;
   for (const auto& instruction : code) {
     if (instruction.backward != backward) {
       backward = instruction.backward;
-      out << (backward ? "backward\n" : "forward\n");
+      out << (*backward ? "backward\n" : "forward\n");
     }
     out << "  " << detail::to_string(*this, instruction) << '\n';
   }

@@ -13,7 +13,6 @@ WatchedState::WatchedState(const Program& program, const torch::nn::Module& root
       tensors_.push_back(
           {value.tensor, value.geometry, value.tensor.requires_grad(), 0, value.name});
   }
-  count_uses();
 }
 
 void WatchedState::count_uses() {

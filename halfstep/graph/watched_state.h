@@ -15,10 +15,10 @@ namespace halfstep::detail {
 /// then, and that the tensors it reads are the ones the modules use.
 class WatchedState {
  public:
-  /// Notes how things are.
+  /// Notes how things are, but for who holds on to the tensors.
   WatchedState(const Program& program, const torch::nn::Module& root);
 
-  /// Notes anew how many hold on to each tensor: call it whenever the graph itself took or dropped
+  /// Notes how many hold on to each tensor: call it whenever the graph itself took or dropped
   /// references, and nothing of a recorded step is alive any more.
   void count_uses();
 
