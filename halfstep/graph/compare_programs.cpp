@@ -31,6 +31,17 @@ std::string name(const Instruction& instruction) {
 
 }  // namespace
 
+bool same_call(const Instruction& first, const Instruction& second) {
+  if (first.op.operator_name() != second.op.operator_name() || first.keys != second.keys ||
+      first.operands != second.operands || first.rehearsed != second.rehearsed ||
+      first.is_alias != second.is_alias)
+    return false;
+  for (size_t i = 0; i < first.arguments.size(); ++i) {
+    if (!same(first.arguments[i], second.arguments[i])) return false;
+  }
+  return true;
+}
+
 std::optional<std::string> difference(const Program& first, const Program& second) {
   const auto count = std::min(first.code.size(), second.code.size());
   for (size_t i = 0; i < count; ++i) {

@@ -10,4 +10,7 @@ namespace halfstep::detail {
 /// none where a replay of one does what the other did.
 std::optional<std::string> difference(const Program& first, const Program& second);
 
+/// Whether two calls are of one op with the same operands and other arguments.
+bool same_call(const Instruction& first, const Instruction& second);
+
 }  // namespace halfstep::detail

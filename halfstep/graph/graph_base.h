@@ -53,8 +53,8 @@ class GraphBase : public torch::nn::Module {
   std::string program() const;
 
   /// Tells on `out` what happens: -1 nothing (the default), 0 when and why a step is recorded, 1
-  /// the program that came of it. Levels above 3 are UsageErrors; 2 and 3 are as 1 (Difference from
-  /// OneFlow, where they show more of its compiler).
+  /// what the passes did and the program that came of them, 2 the program before them, too, 3 also
+  /// after each. Throws UsageError for other levels.
   void debug(int level, std::ostream& out);
 
   /// Modules' parameters and buffers, and the loss scale, the optimizers' states and their
@@ -92,6 +92,7 @@ class GraphBase : public torch::nn::Module {
   at::Tensor start_of_backward(const at::Tensor& loss) const;
   Tensors run_build(const Tensors& inputs, const Build& build) const;
   Tensors record(detail::Recording& recording, const Tensors& inputs, const Build& build);
+  void run_passes(detail::Program& program) const;
   Tensors replay(detail::Recording& recording, const Tensors& inputs, const Build& build);
   detail::Recording& recording_for(const Tensors& inputs, const std::vector<size_t>& structure);
   void drop_outdated();

@@ -2,6 +2,7 @@
 
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
+#include "halfstep/graph/passes/pass.h"
 
 #include <utility>
 
@@ -42,6 +43,23 @@ GraphConfig& GraphConfig::set_max_recordings(int64_t count) {
 
 GraphConfig& GraphConfig::check_replays(bool enabled) {
   check_ = enabled;
+  ++version_;
+  return *this;
+}
+
+GraphConfig& GraphConfig::enable_pass(const std::string& name, bool enabled) {
+  std::string known;
+  bool found = false;
+  for (const auto& pass : detail::passes()) {
+    found = found || name == pass.name;
+    known += (known.empty() ? "" : ", ") + std::string(pass.name);
+  }
+  HALFSTEP_CHECK_USAGE(found, "GraphConfig", "a pass must be one of ", known, ", but got \"", name,
+                       "\"; use one of these");
+  if (enabled)
+    passes_off_.erase(name);
+  else
+    passes_off_.insert(name);
   ++version_;
   return *this;
 }

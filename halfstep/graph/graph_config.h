@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
+#include <string>
 
 #include <c10/core/ScalarType.h>
 
@@ -45,6 +47,12 @@ class GraphConfig {
   GraphConfig& check_replays(bool enabled = true);
   bool checks_replays() const { return check_; }
 
+  /// Switches a pass over the recorded program on or off: "reuse_views", "reuse_results",
+  /// "remove_dead_calls". None changes a bit of the results. Default: on. Throws UsageError for
+  /// another name.
+  GraphConfig& enable_pass(const std::string& name, bool enabled = true);
+  bool pass_enabled(const std::string& name) const { return passes_off_.count(name) == 0; }
+
   /// Counts changes, so that a Graph notices one.
   int64_t version() const { return version_; }
 
@@ -55,6 +63,7 @@ class GraphConfig {
   int64_t accumulation_steps_ = 1;
   int64_t max_recordings_ = 8;
   bool check_ = false;
+  std::set<std::string> passes_off_;
   int64_t version_ = 0;
 };
 

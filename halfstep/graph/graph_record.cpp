@@ -4,6 +4,7 @@
 #include "halfstep/graph/check_replay.h"
 #include "halfstep/graph/compare_programs.h"
 #include "halfstep/graph/graph_base.h"
+#include "halfstep/graph/passes/pass.h"
 #include "halfstep/graph/recorder.h"
 #include "halfstep/optim/fused_optimizer.h"
 
@@ -205,9 +206,21 @@ Tensors GraphBase::record(Recording& recording, const Tensors& inputs, const Bui
   recording.first.reset();
   recording.input_offsets = offsets_of(inputs);
   recording.watched.emplace(program, *this);
+  run_passes(program);
   recording.replay = std::make_unique<detail::Replay>(std::move(program));
-  if (debug_level_ >= 1) *debug_out_ << recording.replay->program().to_string();
   return outputs;
+}
+
+void GraphBase::run_passes(detail::Program& program) const {
+  if (debug_level_ >= 2) *debug_out_ << "as recorded\n" << program.to_string();
+  for (const auto& pass : detail::passes()) {
+    if (!config_.pass_enabled(pass.name)) continue;
+    const auto count = pass.run(program);
+    if (debug_level_ >= 1)
+      *debug_out_ << "[Graph] " << pass.name << " took " << count << " calls away\n";
+    if (debug_level_ >= 3) *debug_out_ << program.to_string();
+  }
+  if (debug_level_ == 1 || debug_level_ == 2) *debug_out_ << program.to_string();
 }
 
 Tensors GraphBase::replay(Recording& recording, const Tensors& inputs, const Build& build) {

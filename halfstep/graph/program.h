@@ -40,6 +40,7 @@ struct Value {
   Geometry geometry;    ///< when it was recorded
   at::Tensor tensor;    ///< external and constant: read anew at each replay
   bool writes = false;  ///< external and input: an instruction changes its memory
+  int32_t memory = 0;   ///< values with the same number share memory
 };
 
 /// One op call with its arguments, tensors' places empty.
@@ -76,6 +77,8 @@ struct Program {
   std::vector<std::optional<ValueId>> gradients;
   /// An instruction names places in the memory of an input by their absolute offset.
   bool fixed_offsets = false;
+
+  const Value& value(ValueId id) const { return values[static_cast<size_t>(id)]; }
 
   /// One line an instruction: `%7 = aten::mm(%3, %5)  bfloat16[64, 10]`, inputs and what is read
   /// besides first, outputs last.

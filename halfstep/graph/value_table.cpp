@@ -15,13 +15,14 @@ const c10::StorageImpl* storage_of(const at::Tensor& tensor) {
 ValueId ValueTable::add(const at::Tensor& tensor, ValueKind kind, std::string name) {
   const auto id = static_cast<ValueId>(program_.values.size());
   const bool is_kept = kind == ValueKind::external || kind == ValueKind::constant;
-  program_.values.push_back(
-      {kind, std::move(name), Geometry::of(tensor), is_kept ? tensor : at::Tensor(), false});
+  const auto* storage = storage_of(tensor);
+  auto& others = by_storage_[storage];
+  const auto memory = others.empty() ? memories_++ : program_.value(others.front()).memory;
+  program_.values.push_back({kind, std::move(name), Geometry::of(tensor),
+                             is_kept ? tensor : at::Tensor(), false, memory});
   remember(tensor, id);
-  if (const auto* storage = storage_of(tensor)) {
-    by_storage_[storage].push_back(id);
-    storages_.push_back(tensor.storage().getWeakStorageImpl());
-  }
+  others.push_back(id);
+  storages_.push_back(tensor.storage().getWeakStorageImpl());
   return id;
 }
 

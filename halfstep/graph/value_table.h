@@ -18,7 +18,8 @@ class ValueTable {
  public:
   explicit ValueTable(Program& program) : program_(program) {}
 
-  /// A new value for `tensor`; kept alive by the program where it is external or constant.
+  /// A new value for `tensor`, which has memory; kept alive by the program where it is external or
+  /// constant.
   ValueId add(const at::Tensor& tensor, ValueKind kind, std::string name);
 
   /// The value of `tensor`, if it is one.
@@ -50,6 +51,7 @@ class ValueTable {
   std::unordered_map<const c10::TensorImpl*, ValueId> by_tensor_;
   std::unordered_map<const c10::StorageImpl*, std::vector<ValueId>> by_storage_;
   std::unordered_set<const c10::StorageImpl*> unwritten_;
+  int32_t memories_ = 0;
   std::vector<WeakTensor> tensors_;
   std::vector<WeakStorage> storages_;
 };
