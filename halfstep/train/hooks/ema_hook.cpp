@@ -39,8 +39,26 @@ bool EMAHook::has_begun(const Trainer& trainer) const {
   return progress.epoch + 1 >= begin_epoch_;
 }
 
+void EMAHook::after_backward(Trainer&) {
+  is_over_ = false;
+  ++unknown_outcomes_;
+}
+
+// An outcome that a GPU tells late comes before the next update: the weights are still the
+// iteration's.
 void EMAHook::after_outcome(Trainer& trainer, const StepResult& result) {
-  if (!result.stepped()) return;
+  --unknown_outcomes_;
+  stepped_ = stepped_ || result.stepped();
+  if (is_over_) take_iteration(trainer);
+}
+
+void EMAHook::after_train_iter(Trainer& trainer, const Batch&) {
+  is_over_ = true;
+  take_iteration(trainer);
+}
+
+void EMAHook::take_iteration(const Trainer& trainer) {
+  if (unknown_outcomes_ > 0 || !std::exchange(stepped_, false)) return;
   if (has_begun(trainer))
     average_.update();
   else

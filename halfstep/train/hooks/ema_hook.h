@@ -13,14 +13,16 @@ namespace halfstep::train {
 ///
 ///   custom_hooks: [{type: EMAHook, momentum: 0.0002}]
 ///
-/// Difference from MMEngine, which also updates after skipped steps and after iterations that only
-/// accumulate: steps that were taken count.
+/// Iterations count, as in MMEngine, whatever number of optimizers they step. Difference from
+/// MMEngine: only those in which a step was taken, none that was skipped or only accumulated.
 class EMAHook : public Hook {
  public:
   explicit EMAHook(Config& config);
 
   void before_run(Trainer& trainer) override;
+  void after_backward(Trainer& trainer) override;
   void after_outcome(Trainer& trainer, const StepResult& result) override;
+  void after_train_iter(Trainer& trainer, const Batch& batch) override;
   void before_val_epoch(Trainer& trainer) override;
   void after_val_epoch(Trainer& trainer, const Metrics& metrics) override;
   void before_save_checkpoint(Trainer& trainer, Checkpoint& checkpoint) override;
@@ -32,11 +34,16 @@ class EMAHook : public Hook {
 
  private:
   bool has_begun(const Trainer& trainer) const;
+  void take_iteration(const Trainer& trainer);
 
   int64_t begin_iter_;
   int64_t begin_epoch_;
   WeightAverage average_;
   bool loaded_ = false;
+  // Of the iteration at hand, or of the last one where its last outcome is still on a GPU.
+  int64_t unknown_outcomes_ = 0;
+  bool is_over_ = false;
+  bool stepped_ = false;
 };
 
 }  // namespace halfstep::train

@@ -45,50 +45,62 @@ GradientStatisticsHook::GradientStatisticsHook(Config& config)
 
 void GradientStatisticsHook::before_run(Trainer& trainer) {
   log_.emplace(trainer.work_dir().log_file());
+  figures_.assign(trainer.parts().wrappers.size(), {});
+  for (auto& each : figures_) each.step = trainer.progress().step;
 }
 
 void GradientStatisticsHook::after_backward(Trainer& trainer) {
-  if ((trainer.progress().step + 1) % interval_ != 0) return;
-  names_.clear();
-  elements_.clear();
+  const auto& wrappers = trainer.parts().wrappers;
+  const auto& parts = trainer.active_wrapper();
+  auto& figures = figures_.at(static_cast<size_t>(&parts - wrappers.data()));
+  const auto step = trainer.progress().step + 1;
+  if (step != figures.step && step / interval_ == figures.step / interval_) return;
+  figures = {};
+  figures.step = step;
   std::vector<at::Tensor> rows;
-  for (const auto& item : trainer.parts().model->named_parameters()) {
-    auto gradient = item.value().grad();
-    if (!gradient.defined()) continue;
-    if (gradient.is_sparse()) gradient = gradient.coalesce().values();
-    const auto wide = gradient.to(at::kDouble);
-    rows.push_back(at::stack({wide.square().sum(), (wide == 0).sum().to(at::kDouble),
-                              at::isfinite(wide).logical_not().sum().to(at::kDouble)}));
-    names_.push_back(item.key());
-    elements_.push_back(gradient.numel());
-  }
-  counts_ = rows.empty() ? at::Tensor() : at::stack(rows);
-  scale_ = trainer.scaler().is_enabled() ? trainer.scaler().get_scale() : 1.0;
+  size_t index = 0;
+  for (const auto& group : parts.wrapper->param_groups())
+    for (const auto& parameter : group.params()) {
+      const auto& name = parts.parameter_names[index++];
+      auto gradient = parameter.grad();
+      if (!gradient.defined()) continue;
+      if (gradient.is_sparse()) gradient = gradient.coalesce().values();
+      const auto wide = gradient.to(at::kDouble);
+      rows.push_back(at::stack({wide.square().sum(), (wide == 0).sum().to(at::kDouble),
+                                at::isfinite(wide).logical_not().sum().to(at::kDouble)}));
+      figures.names.push_back(name);
+      figures.elements.push_back(gradient.numel());
+    }
+  if (!rows.empty()) figures.counts = at::stack(rows);
+  if (trainer.scaler().is_enabled()) figures.scale = trainer.scaler().get_scale();
 }
 
 void GradientStatisticsHook::after_train_iter(Trainer& trainer, const Batch&) {
-  if (!counts_.defined()) return;
-  const auto counts = counts_.to(at::kCPU);
-  counts_.reset();
-  const auto* row = counts.const_data_ptr<double>();
-  std::vector<std::string> order;
-  std::map<std::string, Sum> sums;
-  for (size_t i = 0; i < names_.size(); ++i, row += 3) {
-    const auto name = by_module_ ? module_of(names_[i]) : names_[i];
-    const auto [place, is_new] = sums.try_emplace(name);
-    if (is_new) order.push_back(name);
-    auto& sum = place->second;
-    sum.squares += row[0];
-    sum.zeros += row[1];
-    sum.nonfinite += row[2];
-    sum.elements += elements_[i];
-  }
+  nlohmann::ordered_json line{{"event", "gradients"}, {"step", trainer.progress().step}};
   auto gradients = nlohmann::ordered_json::object();
-  for (const auto& name : order) gradients[name] = to_json(sums.at(name), scale_);
-  log_->write({{"event", "gradients"},
-               {"step", trainer.progress().step},
-               {"loss_scale", scale_},
-               {"gradients", std::move(gradients)}});
+  for (size_t i = 0; i < figures_.size(); ++i) {
+    auto& [names, elements, counts, scale, step] = figures_[i];
+    if (!counts.defined()) continue;
+    line[trainer.parts().wrappers[i].named("loss_scale")] = scale;
+    const auto on_cpu = std::exchange(counts, {}).to(at::kCPU);
+    const auto* row = on_cpu.const_data_ptr<double>();
+    std::vector<std::string> order;
+    std::map<std::string, Sum> sums;
+    for (size_t k = 0; k < names.size(); ++k, row += 3) {
+      const auto name = by_module_ ? module_of(names[k]) : names[k];
+      const auto [place, is_new] = sums.try_emplace(name);
+      if (is_new) order.push_back(name);
+      auto& sum = place->second;
+      sum.squares += row[0];
+      sum.zeros += row[1];
+      sum.nonfinite += row[2];
+      sum.elements += elements[k];
+    }
+    for (const auto& name : order) gradients[name] = to_json(sums.at(name), scale);
+  }
+  if (gradients.empty()) return;
+  line["gradients"] = std::move(gradients);
+  log_->write(line);
 }
 
 }  // namespace halfstep::train

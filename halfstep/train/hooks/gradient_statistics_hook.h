@@ -16,7 +16,9 @@ namespace halfstep::train {
 /// of the event `gradients` with, for each parameter or (`by: module`) each module that has some,
 /// the `norm` of the gradients as they are without the loss scale, and the shares of `zeros` and of
 /// `nonfinite` values (inf or NaN). Zeros that a larger loss scale would save, and the layer where
-/// an overflow began, can be seen there. Does nothing, and does not sync, at other steps.
+/// an overflow began, can be seen there. Where a step only accumulates, the next update's gradients
+/// are taken. Each of several optimizers has those of its own parameters, before its own update
+/// (the last one of the step), and its own "NAME.loss_scale". Does not sync at other steps.
 ///
 ///   custom_hooks: [{type: GradientStatisticsHook, interval: 50, by: module}]
 class GradientStatisticsHook : public Hook {
@@ -28,13 +30,19 @@ class GradientStatisticsHook : public Hook {
   void after_train_iter(Trainer& trainer, const Batch& batch) override;
 
  private:
+  // An optimizer's, of the step at hand.
+  struct Figures {
+    std::vector<std::string> names;
+    std::vector<int64_t> elements;
+    at::Tensor counts;  // (n, 3): sum of squares, zeros, values that are not finite; float64
+    double scale = 1;
+    int64_t step = 0;  // the last one that had some
+  };
+
   int64_t interval_;
   bool by_module_;
   std::optional<JsonLog> log_;
-  std::vector<std::string> names_;  // of the gradients of the step at hand
-  std::vector<int64_t> elements_;
-  at::Tensor counts_;  // (n, 3): sum of squares, zeros, values that are not finite; float64
-  double scale_ = 1;
+  std::vector<Figures> figures_;  // of each wrapper
 };
 
 }  // namespace halfstep::train

@@ -27,7 +27,7 @@ class WeightAverage {
   /// Takes the names and present values of a model's weights; it must outlive this object.
   void watch(torch::nn::Module& model);
 
-  /// Counts a step, and takes the weights into the averages where it is its turn.
+  /// Counts an iteration, and takes the weights into the averages where it is its turn.
   void update();
   /// Makes the averages the present weights (before the averaging begins).
   void copy();
