@@ -2,6 +2,7 @@
 
 #include "halfstep/train/loop/trainer.h"
 
+#include <algorithm>
 #include <iostream>
 #include <utility>
 
@@ -37,6 +38,19 @@ CheckpointHook::CheckpointHook(Config& config)
   if (interval_ < 1 && interval_ != -1)
     config.fail("interval", "must be at least 1, or -1 for none");
   if (save_begin_ < 0) config.fail("save_begin", "must be at least 0");
+  constexpr const char* published = "published_keys";
+  if (config.has(published))
+    published_keys_ = config.is_text(published) ? std::vector{config.get<std::string>(published)}
+                                                : config.get<std::vector<std::string>>(published);
+  bool has_weights = published_keys_.empty();
+  for (const auto& key : published_keys_) {
+    has_weights = has_weights || key == "state_dict";
+    if (key != "state_dict" && key != "meta")
+      config.fail(published,
+                  "must be state_dict, or state_dict and meta (a checkpoint with everything stays "
+                  "beside the published one)");
+  }
+  if (!has_weights) config.fail(published, "must have state_dict, the model's tensors");
   if (step_interval_ < 0)
     config.fail("step_interval", "must be a number of steps, or 0 for none between epochs");
 }
@@ -94,6 +108,23 @@ void CheckpointHook::after_save_checkpoint(Trainer& trainer, const std::filesyst
 
 void CheckpointHook::after_run(Trainer& trainer) {
   if (save_last_) trainer.save_checkpoint();
+  if (published_keys_.empty()) return;
+  if (save_last_) publish(trainer.last_saved());
+  const auto state = best_.state();
+  for (const auto& [metric, best] : state.items())
+    publish(trainer.work_dir().checkpoint_folder() / best.at("file").get<std::string>());
+}
+
+void CheckpointHook::publish(const std::filesystem::path& file) const {
+  if (!std::filesystem::exists(file)) return;  // before_run said so
+  auto checkpoint = Checkpoint::load(file);
+  std::erase_if(checkpoint.tensors,
+                [](const auto& tensor) { return !tensor.first.starts_with("model."); });
+  const auto state = std::exchange(checkpoint.state, nlohmann::json::object());
+  if (std::find(published_keys_.begin(), published_keys_.end(), "meta") != published_keys_.end())
+    for (const char* key : {"progress", "settings", "environment", "seed"})
+      checkpoint.state[key] = state.at(key);
+  checkpoint.save(file.parent_path() / ("published_" + file.filename().string()));
 }
 
 void CheckpointHook::remove_old(const Trainer& trainer, const std::filesystem::path& newest) const {

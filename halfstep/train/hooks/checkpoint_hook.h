@@ -15,6 +15,10 @@ namespace halfstep::train {
 /// (`save_best`, `rule`). An epoch's checkpoint waits for the epoch's validation. Of the
 /// checkpoints that are not best ones, removes the oldest beyond `max_keep` (default 2, 0 keeps
 /// all; MMEngine's `max_keep_ckpts`, with -1 for all, is the same) once the new one is on disk.
+/// With `published_keys` (state_dict: the model's tensors; meta: progress, settings, environment)
+/// it writes at the end a copy with those alone of the last (`save_last`) and of each best
+/// checkpoint, as published_NAME.safetensors: what `halfstep test` and load_from need. Difference
+/// from MMEngine, whose copy's name ends with a part of its hash.
 class CheckpointHook : public Hook {
  public:
   explicit CheckpointHook(Config& config);
@@ -31,6 +35,7 @@ class CheckpointHook : public Hook {
 
  private:
   bool due(int64_t done) const;
+  void publish(const std::filesystem::path& file) const;
   void remove_old(const Trainer& trainer, const std::filesystem::path& newest) const;
 
   bool by_epoch_;
@@ -39,6 +44,7 @@ class CheckpointHook : public Hook {
   int64_t step_interval_;
   int64_t max_keep_;
   bool save_last_;
+  std::vector<std::string> published_keys_;
   BestCheckpoint best_;
   std::vector<BestCheckpoint::Change> changes_;  // on their way to the disk
 };
