@@ -6,4 +6,5 @@
 #include "halfstep/train/loop/trainer.h"
 #include "halfstep/train/main.h"
 #include "halfstep/train/metrics/metric.h"
+#include "halfstep/train/optim/constructors.h"
 #include "halfstep/train/registry/registry.h"

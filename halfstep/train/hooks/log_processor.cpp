@@ -29,13 +29,13 @@ std::string right_aligned(int64_t number, int64_t of) {
   return fmt::format("{:>{}}", number, std::to_string(of).size());
 }
 
+}  // namespace
+
 int64_t peak_mebibytes(c10::Device device) {
   const auto index = std::max<c10::DeviceIndex>(device.index(), 0);
   const auto stats = c10::getDeviceAllocator(device.type())->getDeviceStats(index);
   return stats.allocated_bytes[0].peak >> 20;
 }
-
-}  // namespace
 
 std::string duration_text(double seconds) {
   const auto whole = static_cast<int64_t>(std::max(seconds, 0.0));
@@ -54,6 +54,46 @@ LogProcessor::LogProcessor(Config& config, bool run_by_epoch)
   if (window_size_ < 1 || window_size_ > static_cast<int64_t>(MessageHub::kept))
     config.fail("window_size", fmt::format("must be from 1 to {}", MessageHub::kept));
   if (num_digits_ < 0 || num_digits_ > 17) config.fail("num_digits", "must be from 0 to 17");
+  if (!config.has("custom_cfg")) return;
+  for (auto& entry : config.children("custom_cfg")) {
+    auto custom = read_custom(entry);
+    for (const auto& other : custom_)
+      if (other.name == custom.name)
+        entry.fail(entry.has("log_name") ? "log_name" : "data_src",
+                   "must give each line's number once; choose another log_name");
+    custom_.push_back(std::move(custom));
+  }
+}
+
+LogProcessor::Custom LogProcessor::read_custom(Config& config) {
+  Custom custom;
+  custom.source = config.get<std::string>("data_src");
+  custom.method = config.get<std::string>("method_name");
+  custom.name = config.get<std::string>("log_name", custom.source);
+  if (custom.method == "current") return custom;
+  if (custom.method != "mean" && custom.method != "min" && custom.method != "max")
+    config.fail("method_name", "must be mean, min, max or current");
+  if (!config.is_number("window_size"))
+    config.fail(
+        "window_size",
+        fmt::format("must be a number of values from 1 to {} (no more are kept, so there is "
+                    "no 'epoch' and no 'global'; log.jsonl has every line for those)",
+                    MessageHub::kept));
+  custom.window = config.get<int64_t>("window_size");
+  if (custom.window < 1 || custom.window > static_cast<int64_t>(MessageHub::kept))
+    config.fail("window_size", fmt::format("must be from 1 to {}", MessageHub::kept));
+  return custom;
+}
+
+double LogProcessor::value_of(const Trainer& trainer, const std::string& prefix,
+                              const Custom& custom) const {
+  const auto& hub = trainer.message_hub();
+  const auto name = prefix + custom.source;
+  if (custom.method == "current") return hub.current(name);
+  if (custom.method == "mean") return hub.mean(name, custom.window);
+  const auto values = hub.last(name, custom.window);
+  return custom.method == "min" ? *std::min_element(values.begin(), values.end())
+                                : *std::max_element(values.begin(), values.end());
 }
 
 nlohmann::ordered_json LogProcessor::collect(const Trainer& trainer, const std::string& prefix,
@@ -68,6 +108,9 @@ nlohmann::ordered_json LogProcessor::collect(const Trainer& trainer, const std::
     result[key] =
         plain(smooth ? hub.mean(name, is_time ? time_window : window_size_) : hub.current(name));
   }
+  for (const auto& custom : custom_)
+    if (hub.has(prefix + custom.source))
+      result[custom.name] = plain(value_of(trainer, prefix, custom));
   return result;
 }
 

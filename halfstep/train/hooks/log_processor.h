@@ -3,6 +3,9 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
+
+#include <c10/core/Device.h>
 
 #include <nlohmann/json.hpp>
 
@@ -22,8 +25,10 @@ class Trainer;
 class LogProcessor {
  public:
   LogProcessor() = default;
-  /// Keys: window_size (10), num_digits (4), by_epoch (whether the run is by epochs). Throws
-  /// UsageError with file and line.
+  /// Keys: window_size (10), num_digits (4), by_epoch (whether the run is by epochs), custom_cfg: a
+  /// list of mappings, each of which shows `data_src` as `method_name` (mean, min, max: of the last
+  /// `window_size` values; current) under `log_name`, or in the place of what is shown under its
+  /// own name. Throws UsageError with file and line.
   LogProcessor(Config& config, bool run_by_epoch);
 
   /// A line, and the same numbers by name, as scalars.json takes them.
@@ -49,10 +54,25 @@ class LogProcessor {
   std::string train_header(const Trainer& trainer) const;
   std::string val_header(const Trainer& trainer, int64_t done, bool align) const;
 
+  struct Custom {
+    std::string source;
+    std::string method;
+    std::string name;
+    int64_t window = 1;
+  };
+  static Custom read_custom(Config& config);
+  double value_of(const Trainer& trainer, const std::string& prefix, const Custom& custom) const;
+
   int64_t window_size_ = 10;
+  std::vector<Custom> custom_;
   int num_digits_ = 4;
   bool by_epoch_ = true;
 };
+
+/// The most memory that a device other than the CPU had in use so far, in whole MiB: the line's
+/// `memory`. Difference from MMEngine, which forgets the peak with each line: other parts of the
+/// program may want it.
+int64_t peak_mebibytes(c10::Device device);
 
 /// Seconds as Python's timedelta shows them: "0:00:09", "2 days, 3:04:05".
 std::string duration_text(double seconds);

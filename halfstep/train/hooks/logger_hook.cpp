@@ -29,9 +29,11 @@ std::string scale_text(const Trainer& trainer) {
   return text;
 }
 
-/// The first rate that was told: a run of several optimizers has one for each.
+/// Of several optimizers the first one's.
 std::string rate_text(const Trainer& trainer) {
-  const auto name = "train/" + trainer.parts().wrappers.front().named("lr");
+  const auto& parts = trainer.parts().wrappers.front();
+  const auto name =
+      "train/" + parts.named(parts.wrapper->base_settings() != nullptr ? "base_lr" : "lr");
   return trainer.message_hub().has(name)
              ? fmt::format("lr {:g}", trainer.message_hub().current(name))
              : "";
@@ -163,12 +165,16 @@ void LoggerHook::write_log(const Trainer& trainer, const char* event) {
                               {"batch", progress.batch},
                               {"step", progress.step}};
   const auto& wrappers = trainer.parts().wrappers;
-  for (const auto& parts : wrappers) {
+  const auto put_rate = [&](const std::string& name, double now) {
     // Of an iteration: that of its update, the last one where it only accumulated.
-    const auto told = "train/" + parts.named("lr");
-    line[parts.named("lr")] = trains && trainer.message_hub().has(told)
-                                  ? trainer.message_hub().current(told)
-                                  : parts.wrapper->param_groups().front().options().get_lr();
+    const auto told = "train/" + name;
+    line[name] =
+        trains && trainer.message_hub().has(told) ? trainer.message_hub().current(told) : now;
+  };
+  for (const auto& parts : wrappers) {
+    if (parts.wrapper->base_settings() != nullptr)
+      put_rate(parts.named("base_lr"), parts.learning_rate());
+    put_rate(parts.named("lr"), parts.wrapper->param_groups().front().options().get_lr());
   }
   line["skipped_steps"] = progress.skipped_steps;
   if (trainer.loss().defined()) line["loss"] = trainer.loss().item<double>();

@@ -54,6 +54,17 @@ double MessageHub::mean(const std::string& name, int64_t window) const {
   return sum / static_cast<double>(count);
 }
 
+std::vector<double> MessageHub::last(const std::string& name, int64_t window) const {
+  HALFSTEP_CHECK_USAGE(window >= 1, "MessageHub::last", "a window must be at least 1, but got ",
+                       window);
+  const auto& all = known(name);
+  const auto count = std::min(all.size(), static_cast<size_t>(window));
+  std::vector<double> result;
+  for (auto value = all.end() - static_cast<std::ptrdiff_t>(count); value != all.end(); ++value)
+    result.push_back(read(*value));
+  return result;
+}
+
 std::vector<std::string> MessageHub::names(std::string_view prefix) const {
   std::vector<std::string> result;
   for (const auto& name : order_)

@@ -36,6 +36,9 @@ class MessageHub {
   double current(const std::string& name) const;
   double mean(const std::string& name, int64_t window) const;
 
+  /// The last `window` values, the newest last (all kept where there are fewer). Syncs as mean().
+  std::vector<double> last(const std::string& name, int64_t window) const;
+
   /// The names that begin with `prefix`, in the order in which they were first told.
   std::vector<std::string> names(std::string_view prefix = "") const;
 

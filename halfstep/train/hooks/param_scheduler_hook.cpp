@@ -12,4 +12,9 @@ void ParamSchedulerHook::after_train_epoch(Trainer& trainer) {
   for (auto& wrapper : trainer.parts().wrappers) wrapper.schedulers.step_epoch();
 }
 
+void ParamSchedulerHook::after_val_epoch(Trainer& trainer, const Metrics& metrics) {
+  if (metrics.empty()) return;
+  for (auto& wrapper : trainer.parts().wrappers) wrapper.schedulers.step_validation(metrics);
+}
+
 }  // namespace halfstep::train

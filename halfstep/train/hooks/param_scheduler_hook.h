@@ -13,6 +13,7 @@ class ParamSchedulerHook : public Hook {
   int64_t priority() const override { return priority::low; }
   void after_outcome(Trainer& trainer, const StepResult& result) override;
   void after_train_epoch(Trainer& trainer) override;
+  void after_val_epoch(Trainer& trainer, const Metrics& metrics) override;
 };
 
 }  // namespace halfstep::train

@@ -3,6 +3,7 @@
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
 #include "halfstep/train/loop/policy_settings.h"
+#include "halfstep/train/optim/constructors.h"
 
 #include <optional>
 #include <utility>
@@ -121,11 +122,14 @@ std::vector<std::string> wrapper_names(Config& optim_wrapper) {
     return names;
   }
   const auto constructor = optim_wrapper.get<std::string>(key);
-  if (constructor == "DefaultOptimWrapperConstructor") return names;
+  if (constructor == "DefaultOptimWrapperConstructor" ||
+      optim_wrapper_constructors().find(constructor) != nullptr)
+    return names;
   if (!takes_names(constructor))
     optim_wrapper.fail(key,
-                       "must be DefaultOptimWrapperConstructor, OptimWrapperConstructor or "
-                       "MultiOptimWrapperConstructor");
+                       "must be DefaultOptimWrapperConstructor, OptimWrapperConstructor, "
+                       "MultiOptimWrapperConstructor or one that the program registered "
+                       "(optim_wrapper_constructors)");
   for (const auto& name : optim_wrapper.keys()) {
     if (name == key || !optim_wrapper.has(name)) continue;
     if (!optim_wrapper.is_mapping(name) || name == "optimizer")

@@ -50,8 +50,9 @@ struct AmpSettings {
 
 /// The names of the wrappers that `optim_wrapper` holds where it has `constructor:
 /// OptimWrapperConstructor` (or MultiOptimWrapperConstructor); none for the single one of
-/// DefaultOptimWrapperConstructor, the default. Throws UsageError with file and line for another
-/// constructor, for names without it, and for a key of a wrapper beside them.
+/// DefaultOptimWrapperConstructor, the default, and of what the program registered
+/// (optim_wrapper_constructors). Throws UsageError with file and line for another constructor, for
+/// names without it, and for a key of a wrapper beside them.
 std::vector<std::string> wrapper_names(Config& optim_wrapper);
 
 /// What --amp does: each OptimWrapper becomes AmpOptimWrapper. Returns a warning for each that is

@@ -1,5 +1,7 @@
 #include "halfstep/train/loop/loop_settings.h"
 
+#include <nlohmann/json.hpp>
+
 namespace halfstep::train {
 
 namespace {
@@ -20,6 +22,31 @@ int64_t read_count(Config& train_cfg, const char* key, int64_t fallback) {
   return count;
 }
 
+// Lists of lists are in no other key.
+std::vector<std::pair<int64_t, int64_t>> read_intervals(Config& train_cfg) {
+  constexpr const char* key = "dynamic_intervals";
+  std::vector<std::pair<int64_t, int64_t>> result;
+  if (!train_cfg.has(key)) return result;
+  train_cfg.ignore(key);
+  const auto pairs = train_cfg.to_json().at(key);
+  const auto is_count = [](const nlohmann::json& value) {
+    return value.is_number_integer() && value.get<int64_t>() >= 1;
+  };
+  const auto fail = [&] {
+    train_cfg.fail(key,
+                   "must be a list of [from, interval] with numbers of at least 1, the first of "
+                   "which rise, as [[20, 1], [30, 5]]");
+  };
+  if (!pairs.is_array()) fail();
+  for (const auto& pair : pairs) {
+    if (!pair.is_array() || pair.size() != 2 || !is_count(pair[0]) || !is_count(pair[1])) fail();
+    const auto from = pair[0].get<int64_t>();
+    if (!result.empty() && from <= result.back().first) fail();
+    result.emplace_back(from, pair[1].get<int64_t>());
+  }
+  return result;
+}
+
 }  // namespace
 
 LoopSettings LoopSettings::read(Config& train_cfg) {
@@ -33,11 +60,16 @@ LoopSettings LoopSettings::read(Config& train_cfg) {
   }
   settings.val_begin = read_count(train_cfg, "val_begin", 1);
   settings.val_interval = read_count(train_cfg, "val_interval", settings.by_epoch ? 1 : 1000);
+  settings.dynamic_intervals = read_intervals(train_cfg);
   return settings;
 }
 
 bool LoopSettings::validates_after(int64_t done) const {
-  return done >= val_begin && (done % val_interval == 0 || done == length);
+  auto interval = val_interval;
+  // As MMEngine: the one that holds for the epoch, or iteration, to come.
+  for (const auto& [from, then] : dynamic_intervals)
+    if (done + 1 >= from) interval = then;
+  return done >= val_begin && (done % interval == 0 || done == length);
 }
 
 }  // namespace halfstep::train

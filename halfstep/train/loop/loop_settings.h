@@ -2,6 +2,8 @@
 #include "halfstep/train/config/config.h"
 
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 namespace halfstep::train {
 
@@ -10,11 +12,15 @@ namespace halfstep::train {
 ///   train_cfg: {max_epochs: 10, val_interval: 2}                     by epochs
 ///   train_cfg: {by_epoch: false, max_iters: 5000, val_interval: 500} by iterations
 ///   train_cfg: {type: IterBasedTrainLoop, max_iters: 5000}           the same
+///   train_cfg: {max_epochs: 30, val_interval: 5, dynamic_intervals: [[20, 1]]}   each of the last
 struct LoopSettings {
   bool by_epoch = true;
   int64_t length = 1;        ///< max_epochs, or max_iters: skipped steps count
   int64_t val_begin = 1;     ///< the first epoch, or iteration, with a validation
   int64_t val_interval = 1;  ///< epochs, or iterations, from one to the next
+
+  /// From which epoch, or iteration, on another interval holds, in rising order.
+  std::vector<std::pair<int64_t, int64_t>> dynamic_intervals = {};
 
   /// Reads the mapping. Throws UsageError with file and line for both `type` and `by_epoch`, and
   /// for counts below 1.

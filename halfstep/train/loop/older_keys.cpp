@@ -1,5 +1,7 @@
 #include "halfstep/train/loop/older_keys.h"
 
+#include "halfstep/train/loop/amp_settings.h"
+
 #include <string>
 
 namespace halfstep::train {
@@ -42,8 +44,7 @@ void apply_fp16(Config& config) {
   if (!fp16) return;
   const std::string place = "fp16 (" + config.where("fp16") + ")";
   auto wrapper = config.child("optim_wrapper");
-  if (wrapper.is_text("constructor") &&
-      wrapper.get<std::string>("constructor") != "DefaultOptimWrapperConstructor")
+  if (wrapper.is_text("constructor") && !wrapper_names(wrapper).empty())
     config.fail("fp16", "must be left out with several optimizers (" +
                             wrapper.where("constructor") +
                             " has a constructor), each of which has a loss_scale of its own");

@@ -14,7 +14,23 @@ struct Progress {
   bool val_due = false;       ///< a validation comes before the next step
 
   friend bool operator==(const Progress&, const Progress&) = default;
-  NLOHMANN_DEFINE_TYPE_INTRUSIVE(Progress, epoch, batch, step, skipped_steps, val_due)
 };
+
+inline void to_json(nlohmann::json& json, const Progress& progress) {
+  json = {{"epoch", progress.epoch},
+          {"batch", progress.batch},
+          {"step", progress.step},
+          {"skipped_steps", progress.skipped_steps},
+          {"val_due", progress.val_due}};
+}
+
+/// Checkpoints from before validations could be resumed have no val_due.
+inline void from_json(const nlohmann::json& json, Progress& progress) {
+  json.at("epoch").get_to(progress.epoch);
+  json.at("batch").get_to(progress.batch);
+  json.at("step").get_to(progress.step);
+  json.at("skipped_steps").get_to(progress.skipped_steps);
+  progress.val_due = json.value("val_due", false);
+}
 
 }  // namespace halfstep::train

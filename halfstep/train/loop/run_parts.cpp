@@ -4,6 +4,7 @@
 #include "halfstep/train/loop/older_keys.h"
 #include "halfstep/train/loop/settings.h"
 #include "halfstep/train/models/build_model.h"
+#include "halfstep/train/optim/iter_based.h"
 
 #include <string_view>
 #include <utility>
@@ -101,9 +102,10 @@ Evaluator read_evaluator(Config& config, const char* key) {
   return Evaluator(std::move(result));
 }
 
-/// The loader and the metrics of the first of two pairs of keys that is there; the other pair is
-/// another command's.
-void read_evaluation(Config& config, const char* first, const char* second, RunParts& parts) {
+/// The loader, the metrics and the precision of the first of two pairs of keys that is there; the
+/// other pair is another command's.
+void read_evaluation(Config& config, const char* first, const char* second, c10::Device device,
+                     RunParts& parts) {
   const auto key = [](const char* kind, const char* part) { return std::string(kind) + part; };
   const auto read = [&](const char* part, const auto& use) {
     const auto wanted = key(first, part);
@@ -117,6 +119,16 @@ void read_evaluation(Config& config, const char* first, const char* second, RunP
   });
   read("_evaluator", [&](const std::string& name) {
     if (config.has(name)) parts.evaluator = read_evaluator(config, name.c_str());
+  });
+  read("_cfg", [&](const std::string& name) {
+    auto optim_wrapper = config.child("optim_wrapper");
+    const auto loop = config.child_if(name);
+    if (!parts.test_loader && loop)
+      config.fail(name,
+                  "must stand beside data to evaluate on (val_dataloader or test_dataloader)");
+    if (parts.test_loader)
+      parts.evaluation =
+          EvaluationPrecision::read(loop, name, optim_wrapper, parts.wrappers, device);
   });
 }
 
@@ -144,10 +156,13 @@ RunParts build_training(Config& config, const RunOptions& options,
   parts.wrappers = build_wrappers(optim_wrapper, *parts.model, options.device, options.amp);
   if (!parts.wrappers.front().name.empty()) parts.dict = make_dict(parts.wrappers);
   read_loop(config, parts);
+  parts.train_loader = read_loader(config.child("train_dataloader"), parts.seed);
+  convert_to_iter_based(config, parts.train_loader->num_batches(),
+                        parts.wrappers.front().wrapper->accumulative_counts(),
+                        parts.wrappers.size() > 1);
   build_schedulers(config, parts.loop.by_epoch, parts.wrappers);
   read_hooks(config, parts);
-  parts.train_loader = read_loader(config.child("train_dataloader"), parts.seed);
-  read_evaluation(config, "val", "test", parts);
+  read_evaluation(config, "val", "test", options.device, parts);
   config.finish();
   parts.resolved_config = config.resolved();
   parts.settings = binding_settings(config);
@@ -165,7 +180,7 @@ RunParts build_testing(Config& config, const RunOptions& options) {
                           "custom_hooks", "log_processor", "load_from", "train_dataloader"})
     config.ignore(key);
   if (!config.has("val_dataloader")) config.child("test_dataloader");
-  read_evaluation(config, "test", "val", parts);
+  read_evaluation(config, "test", "val", options.device, parts);
   config.finish();
   return parts;
 }

@@ -3,6 +3,7 @@
 #include "halfstep/train/data/loader.h"
 #include "halfstep/train/hooks/hook_list.h"
 #include "halfstep/train/hooks/log_processor.h"
+#include "halfstep/train/loop/evaluation_precision.h"
 #include "halfstep/train/loop/loop_settings.h"
 #include "halfstep/train/loop/wrapper_parts.h"
 #include "halfstep/train/metrics/evaluator.h"
@@ -48,8 +49,10 @@ struct RunParts {
   /// What the model's train_step is given: the one wrapper, or the dict.
   OptimWrapperBase& optim_wrapper() const;
 
-  /// The precision of the first wrapper, in which the model is evaluated.
-  const AmpSettings& amp() const { return wrappers.front().amp; }
+  EvaluationPrecision evaluation;
+
+  /// The precision in which the model is evaluated.
+  const AmpSettings& amp() const { return evaluation.of(wrappers); }
 };
 
 /// The config's load_from, which `options` may set; empty where neither says one.

@@ -79,7 +79,7 @@ void warn_where_bits_may_differ(const Trainer& trainer, const nlohmann::json& en
   const auto before = environment.at("device").get<std::string>() + ", " +
                       environment.at("dtype").get<std::string>();
   const auto now = c10::DeviceTypeName(trainer.device().type(), true) + ", " +
-                   trainer.parts().amp().describe_dtype();
+                   describe_dtypes(trainer.parts().wrappers);
   if (before != now)
     std::cerr << "warning: the checkpoint was written on " << before << ", this run computes on "
               << now << ": it goes on, but not with the same bits as an unbroken run\n";
@@ -124,7 +124,7 @@ Checkpoint collect_state(const Trainer& trainer) {
   checkpoint.state["environment"] = {{"torch", torch_version()},
                                      {"threads", at::get_num_threads()},
                                      {"device", c10::DeviceTypeName(trainer.device().type(), true)},
-                                     {"dtype", parts.amp().describe_dtype()}};
+                                     {"dtype", describe_dtypes(parts.wrappers)}};
   return checkpoint;
 }
 

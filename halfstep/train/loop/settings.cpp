@@ -36,8 +36,8 @@ std::string amp_remedy(const json& then, const json& now) {
 json binding_settings(const Config& config) {
   json settings = config.to_json();
   for (const char* key :
-       {"train_cfg", "val_dataloader", "val_evaluator", "test_dataloader", "test_evaluator",
-        "default_hooks", "custom_hooks", "log_processor", "load_from"})
+       {"train_cfg", "val_cfg", "val_dataloader", "val_evaluator", "test_cfg", "test_dataloader",
+        "test_evaluator", "default_hooks", "custom_hooks", "log_processor", "load_from"})
     settings.erase(key);
   settings["train_dataloader"]["dataset"].erase("root");
   return settings;

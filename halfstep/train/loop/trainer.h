@@ -115,8 +115,8 @@ class Trainer {
   const torch::Tensor& loss() const { return loss_; }
   /// What the model's last train_step gave to be logged, on the device: reading it syncs.
   const LogVars& log_vars() const { return log_vars_; }
-  /// The first wrapper's first group's rate, as of the steps that are settled: the next step's. The
-  /// message hub has that of the last one as "train/lr".
+  /// The first wrapper's rate (WrapperParts::learning_rate), as of the steps that are settled: the
+  /// next step's. The message hub has that of the last one as "train/lr" (and "train/base_lr").
   double learning_rate() const;
   /// Of the last validation, where there is data for it.
   const std::optional<Evaluation>& evaluation() const { return evaluation_; }

@@ -6,7 +6,7 @@
 #include "halfstep/optim/weight_dtype.h"
 #include "halfstep/optim_wrapper/amp_optim_wrapper.h"
 #include "halfstep/train/loop/policy_settings.h"
-#include "halfstep/train/optim/build_optimizer.h"
+#include "halfstep/train/optim/constructors.h"
 
 #include <algorithm>
 #include <iostream>
@@ -105,7 +105,7 @@ WrapperParts build_one(Config& mapping, const torch::nn::Module& model, torch::n
   WrapperParts parts;
   parts.name = name;
   parts.amp = read_precision(mapping, model, device);
-  auto built = build_optimizer(mapping, module, name.empty() ? "" : name + ".");
+  auto built = construct_optimizer(mapping, module, name.empty() ? "" : name + ".");
   for (const auto& warning : built.warnings) std::cerr << "warning: " << warning << '\n';
   parts.parameter_names = std::move(built.parameter_names);
   parts.notes = std::move(built.notes);
@@ -126,8 +126,13 @@ WrapperParts read_one_for_testing(Config& mapping, const torch::nn::Module& mode
   WrapperParts parts;
   parts.name = name;
   parts.amp = read_precision(mapping, model, device);
-  for (const char* key : {"optimizer", "paramwise_cfg", "accumulative_counts", "clip_grad"})
+  for (const char* key :
+       {"optimizer", "paramwise_cfg", "accumulative_counts", "clip_grad", "constructor"})
     mapping.ignore(key);
+  // What a program's own constructor reads, its training checks.
+  if (mapping.is_text("constructor") &&
+      optim_wrapper_constructors().find(mapping.get<std::string>("constructor")))
+    for (const auto& key : mapping.keys()) mapping.ignore(key);
   if (!mapping.is_mapping("optimizer")) return parts;
   auto optimizer = mapping.child("optimizer");
   if (optimizer.has("master_weights")) parts.master_weights = read_master_weights(optimizer);
@@ -186,6 +191,11 @@ void warn_about_untrained(const torch::nn::Module& model,
 
 }  // namespace
 
+double WrapperParts::learning_rate() const {
+  const auto* base = wrapper->base_settings();
+  return base != nullptr ? base->get_lr() : wrapper->param_groups().front().options().get_lr();
+}
+
 GradScaler* WrapperParts::scaler() const {
   auto* amp_wrapper = dynamic_cast<AmpOptimWrapper*>(wrapper.get());
   return amp_wrapper == nullptr ? nullptr : &amp_wrapper->scaler();
@@ -237,10 +247,22 @@ std::vector<WrapperParts> read_wrappers_for_testing(Config& optim_wrapper, torch
                   });
 }
 
+std::string describe_dtypes(const std::vector<WrapperParts>& wrappers) {
+  std::vector<std::string> texts;
+  for (const auto& parts : wrappers) {
+    const auto text = parts.amp.describe_dtype();
+    if (std::find(texts.begin(), texts.end(), text) == texts.end()) texts.push_back(text);
+  }
+  std::string all;
+  for (const auto& text : texts) all += (all.empty() ? "" : " and ") + text;
+  return all;
+}
+
 void build_schedulers(Config& config, bool run_by_epoch, std::vector<WrapperParts>& wrappers) {
   constexpr const char* key = "param_scheduler";
   const auto give = [](WrapperParts& parts, std::vector<ScheduleEntry> entries) {
-    parts.schedulers = SchedulerList(parts.wrapper->optimizer(), std::move(entries));
+    parts.schedulers = SchedulerList(parts.wrapper->optimizer(), std::move(entries),
+                                     parts.wrapper->base_settings());
   };
   if (!wrappers.front().name.empty() && config.is_mapping(key)) {
     auto by_name = config.child(key);

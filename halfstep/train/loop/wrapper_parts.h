@@ -27,6 +27,10 @@ struct WrapperParts {
   /// "key" for the one optimizer of a run, "NAME.key" of several.
   std::string named(const std::string& key) const { return name.empty() ? key : name + "." + key; }
 
+  /// The rate to show: that which schedules move by themselves where groups have rates of their own
+  /// (OptimWrapper::base_settings), else the group's.
+  double learning_rate() const;
+
   /// The wrapper's scaler; null where it has none (an OptimWrapper).
   GradScaler* scaler() const;
 
@@ -58,6 +62,9 @@ std::vector<WrapperParts> build_wrappers(Config& optim_wrapper, torch::nn::Modul
 /// training are allowed, not read; there are no wrappers.
 std::vector<WrapperParts> read_wrappers_for_testing(Config& optim_wrapper, torch::nn::Module& model,
                                                     c10::Device device, bool amp);
+
+/// AmpSettings::describe_dtype of all of them, each text once: "bfloat16 (autocast) and float32".
+std::string describe_dtypes(const std::vector<WrapperParts>& wrappers);
 
 /// Gives each optimizer its schedules by `param_scheduler`: a list, which holds for each of them,
 /// or, where they have names, a mapping of some of these to lists. Throws UsageError with file and

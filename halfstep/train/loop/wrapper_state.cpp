@@ -85,6 +85,17 @@ void restore_optimizer(const Checkpoint& checkpoint, const WrapperParts& parts) 
   load_optimizer(alone, parts.parameter_names, optimizer);
 }
 
+// A checkpoint from before the base rate was kept has it in the first group's rate, whose part of
+// it schedules leave alone.
+void restore_rates(const Checkpoint& checkpoint, const json& own, const WrapperParts& parts) {
+  auto* base = parts.wrapper->base_settings();
+  const auto first = [&] { return parts.wrapper->param_groups().front().options().get_lr(); };
+  const double begun = base == nullptr || first() == 0 ? 1 : base->get_lr() / first();
+  restore_optimizer(checkpoint, parts);
+  if (base == nullptr) return;
+  base->set_lr(own.contains("base_lr") ? own.at("base_lr").get<double>() : begun * first());
+}
+
 void restore_gradients(const Checkpoint& checkpoint, const WrapperParts& parts) {
   for_each_parameter(parts, [&](const at::Tensor& parameter, const std::string& name) {
     const auto saved = checkpoint.tensors.find(kGradient + name);
@@ -109,6 +120,9 @@ void collect_wrappers(const Trainer& trainer, Checkpoint& checkpoint) {
     own["scaler"] = parts.scaler() ? scaler_to_json(*parts.scaler()) : json();
     if (trainer.fell_back(i)) own["fell_back"] = true;
     own["schedulers"] = parts.schedulers.counts();
+    if (auto plateaus = parts.schedulers.plateaus(); !plateaus.empty())
+      own["plateaus"] = std::move(plateaus);
+    if (parts.wrapper->base_settings() != nullptr) own["base_lr"] = parts.learning_rate();
     own["inner_count"] = parts.wrapper->inner_count();
     own["updates"] = trainer.counts(i).updates;
     if (!parts.name.empty()) own["skipped_steps"] = trainer.counts(i).skipped_steps;
@@ -132,8 +146,9 @@ void restore_wrappers(Trainer& trainer, const Checkpoint& checkpoint) {
   for (size_t i = 0; i < wrappers.size(); ++i) {
     auto& parts = wrappers[i];
     const json& own = own_state(state, parts);
-    restore_optimizer(checkpoint, parts);
+    restore_rates(checkpoint, own, parts);
     parts.schedulers.set_counts(own.at("schedulers").get<std::vector<int64_t>>());
+    if (own.contains("plateaus")) parts.schedulers.load_plateaus(own.at("plateaus"));
     if (parts.scaler()) load_scaler(*parts.scaler(), own.at("scaler"));
     const auto steps = progress.at("step").get<int64_t>();
     parts.wrapper->set_inner_count(own.value("inner_count", steps));

@@ -1,9 +1,11 @@
 #pragma once
 #include "halfstep/optim/schedule.h"
 #include "halfstep/train/config/config.h"
+#include "halfstep/train/optim/plateau.h"
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +21,8 @@ struct ScheduleEntry {
   bool by_epoch = true;  ///< it counts finished epochs, else steps that were taken
   int64_t begin = 0;     ///< counts from `begin` on …
   int64_t end = no_end;  ///< … and leaves the rate as it is from `end` on
+  /// Instead of the schedule, which then does nothing, and counting validations.
+  std::optional<Plateau> plateau = std::nullopt;
 
   bool acts_throughout() const { return begin == 0 && end == no_end; }
 };
@@ -41,8 +45,11 @@ class SchedulerList {
 
   /// Sets the rates of the beginning. Throws UsageError where an interval is empty, or where a
   /// schedule that sets the momentum, or the rate whatever it was, is not alone and throughout. The
-  /// optimizer must outlive this object, and its groups must stay the same.
-  SchedulerList(torch::optim::Optimizer& optimizer, std::vector<ScheduleEntry> entries);
+  /// optimizer must outlive this object, and its groups must stay the same. The rate of `also`,
+  /// which must outlive it too, is set as if it were a group's: a rate to show for groups that have
+  /// rates of their own (OptimWrapper::base_settings).
+  SchedulerList(torch::optim::Optimizer& optimizer, std::vector<ScheduleEntry> entries,
+                torch::optim::OptimizerOptions* also = nullptr);
 
   bool empty() const { return entries_.empty(); }
 
@@ -50,18 +57,29 @@ class SchedulerList {
   void step_epoch() { step(true); }
   void step_iter() { step(false); }
 
+  /// Shows the schedules that follow a result of the validations (ReduceOnPlateauLR) the results of
+  /// one.
+  void step_validation(const Metrics& metrics);
+
+  /// What those need beside the counts, null for the others; empty where there are none.
+  nlohmann::json plateaus() const;
+  void load_plateaus(const nlohmann::json& states);
+
   /// How often each schedule was stepped, in order.
   const std::vector<int64_t>& counts() const { return counts_; }
 
-  /// Goes on from such counts, once the optimizer has the state, and with it the rates, of that
-  /// moment back. Throws EnvironmentError for counts of other schedules.
+  /// Goes on from such counts, once the optimizer (and `also`) has the state, and with it the
+  /// rates, of that moment back. Throws EnvironmentError for counts of other schedules.
   void set_counts(const std::vector<int64_t>& counts);
 
  private:
   void step(bool by_epoch);
   void apply(size_t index);
 
+  std::vector<torch::optim::OptimizerOptions*> options() const;
+
   torch::optim::Optimizer* optimizer_ = nullptr;
+  torch::optim::OptimizerOptions* also_ = nullptr;
   std::vector<ScheduleEntry> entries_;
   std::vector<int64_t> counts_;
   std::vector<double> base_rates_;

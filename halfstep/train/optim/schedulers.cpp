@@ -4,6 +4,9 @@
 #include "halfstep/optim/one_cycle.h"
 #include "halfstep/train/registry/registry.h"
 
+#include <algorithm>
+#include <cmath>
+#include <numbers>
 #include <utility>
 
 namespace halfstep::train {
@@ -87,8 +90,46 @@ optim::Schedule make_cosine_annealing_warm_restarts(Config& config) {
                   [&] { return optim::cosine_annealing_warm_restarts(t_0, t_mult, eta_min); });
 }
 
+optim::Schedule make_poly_lr(Config& config) {
+  if (!config.has("total_iters"))
+    config.fail("end", "must be given for PolyLR, which reaches eta_min there");
+  return make_polynomial_lr(config);
+}
+
+optim::Schedule make_cosine_restart_lr(Config& config) {
+  const auto periods = config.get<std::vector<int64_t>>("periods");
+  const auto weights = config.get<std::vector<double>>("restart_weights", {1.0});
+  const auto eta_min = config.get<double>("eta_min", 0.0);
+  if (periods.empty() || *std::min_element(periods.begin(), periods.end()) < 1)
+    config.fail("periods", "must be numbers of at least 1");
+  if (weights.size() != periods.size())
+    config.fail("restart_weights", "must be one number for each of periods");
+  if (eta_min < 0) config.fail("eta_min", "must be at least 0");
+  const auto rate = [=](double base, int64_t n) {
+    size_t index = 0;
+    for (; index + 1 < periods.size() && n >= periods[index]; ++index) n -= periods[index];
+    // After the last period the rate is that of its last step.
+    const auto step = static_cast<double>(std::min(n, periods[index] - 1));
+    const double angle = std::numbers::pi * step / static_cast<double>(periods[index]);
+    return eta_min + (base * weights[index] - eta_min) * (1 + std::cos(angle)) / 2;
+  };
+  return {rate, eta_min};
+}
+
+optim::Schedule make_reduce_on_plateau_lr(Config& config) {
+  config.fail("type",
+              "must be another one within a schedule: ReduceOnPlateauLR follows validations and "
+              "stands in param_scheduler itself");
+}
+
 optim::Schedule make_one_cycle_lr(Config& config) {
-  optim::OneCycleOptions options(config.get<double>("max_lr"), config.get<int64_t>("total_steps"));
+  // MMEngine's has no momentum to cycle.
+  const bool mmengine = config.has("eta_max");
+  if (mmengine && config.has("max_lr"))
+    config.fail("eta_max", "must be left out beside max_lr, which is the same");
+  optim::OneCycleOptions options(config.get<double>(mmengine ? "eta_max" : "max_lr"),
+                                 config.get<int64_t>("total_steps"));
+  if (mmengine) options.cycle_momentum(false);
   options.pct_start(config.get<double>("pct_start", options.pct_start()))
       .anneal_strategy(read_anneal(config))
       .cycle_momentum(config.get<bool>("cycle_momentum", options.cycle_momentum()))

@@ -24,9 +24,17 @@ optim::Schedule make_polynomial_lr(Config& config);
 optim::Schedule make_cosine_annealing_lr(Config& config);
 /// Keys: T_0, T_mult (1), eta_min (0.0).
 optim::Schedule make_cosine_annealing_warm_restarts(Config& config);
+/// MMEngine's PolyLR: PolynomialLR under its name, which needs an `end`.
+optim::Schedule make_poly_lr(Config& config);
+/// MMEngine's: the cosine from lr · restart_weights[i] to eta_min over periods[i], one after the
+/// other; after the last the rate stays. Keys: periods, restart_weights ([1.0]), eta_min (0.0).
+optim::Schedule make_cosine_restart_lr(Config& config);
+/// Fails: ReduceOnPlateauLR (see Plateau) stands in param_scheduler itself, in no other schedule.
+optim::Schedule make_reduce_on_plateau_lr(Config& config);
 /// Keys: max_lr, total_steps, pct_start (0.3), anneal_strategy (cos), cycle_momentum (true),
 /// base_momentum (0.85), max_momentum (0.95), div_factor (25), final_div_factor (1e4),
-/// three_phase (false).
+/// three_phase (false). With MMEngine's `eta_max` in the place of max_lr the momentum stays, as it
+/// does there.
 optim::Schedule make_one_cycle_lr(Config& config);
 /// Keys: schedulers (a list of mappings like this one), milestones.
 optim::Schedule make_sequential_lr(Config& config);

@@ -100,6 +100,9 @@ SchedulerRegistry& schedulers() {
                     {"PolynomialLR", make_polynomial_lr},
                     {"CosineAnnealingLR", make_cosine_annealing_lr},
                     {"CosineAnnealingWarmRestarts", make_cosine_annealing_warm_restarts},
+                    {"CosineRestartLR", make_cosine_restart_lr},
+                    {"PolyLR", make_poly_lr},
+                    {"ReduceOnPlateauLR", make_reduce_on_plateau_lr},
                     {"OneCycleLR", make_one_cycle_lr},
                     {"SequentialLR", make_sequential_lr},
                     {"ChainedScheduler", make_chained_scheduler}});

@@ -54,6 +54,12 @@ class Registry {
     return found->second(config, std::forward<Args>(args)...);
   }
 
+  /// What `add` was given under a name; null for an unknown one.
+  const Factory* find(const std::string& name) const {
+    const auto found = factories_.find(name);
+    return found == factories_.end() ? nullptr : &found->second;
+  }
+
   /// What `type:` may be, sorted.
   std::vector<std::string> names() const {
     std::vector<std::string> result;

@@ -1,13 +1,8 @@
 #include "halfstep/core/error.h"
 #include "halfstep/train/loop/loop_settings.h"
-#include "halfstep/train/loop/trainer.h"
-
-#include <fstream>
 
 #include "tests/support/errors.h"
-#include "tests/support/temp_folder.h"
-#include "tests/train/loop/blobs.h"
-#include <gtest/gtest.h>
+#include "tests/train/loop/blob_runs.h"
 
 namespace halfstep::train {
 namespace {
@@ -60,14 +55,8 @@ struct Recorder : Hook {
   }
 };
 
-class LoopTest : public ::testing::Test {
+class LoopTest : public testing::BlobRuns {
  protected:
-  void SetUp() override { testing::register_blobs(); }
-  Config config(const std::vector<std::string>& overrides) {
-    auto config = Config::parse(testing::blobs_config, "blobs.yaml");
-    for (const auto& assignment : overrides) config.override_with(assignment);
-    return config;
-  }
   std::string points(const std::vector<std::string>& overrides, bool late = false) {
     const TempFolder dir;
     auto with_batches = overrides;
@@ -78,7 +67,6 @@ class LoopTest : public ::testing::Test {
     EXPECT_EQ(trainer.train(), Trainer::Outcome::finished);
     return text;
   }
-  TempFolder dir_;
 };
 
 TEST_F(LoopTest, PointsOfARunByEpochs) {
@@ -111,6 +99,9 @@ TEST_F(LoopTest, ValidationIntervals) {
   EXPECT_EQ(validations("max_epochs: 5, val_interval: 2"), "245");
   EXPECT_EQ(validations("max_epochs: 5, val_begin: 3"), "345");
   EXPECT_EQ(validations("max_epochs: 2, val_interval: 7"), "2");
+  // The interval of the epoch to come decides, as in MMEngine.
+  EXPECT_EQ(validations("max_epochs: 9, val_interval: 4, dynamic_intervals: [[6, 3], [8, 1]]"),
+            "46789");
 }
 
 TEST_F(LoopTest, IterationsEndInMidEpoch) {
@@ -151,6 +142,10 @@ TEST_F(LoopTest, SettingsAreChecked) {
   EXPECT_ERROR(read("{by_epoch: false}"), UsageError, "'max_iters' is missing");
   EXPECT_ERROR(read("{by_epoch: false, max_iters: 0}"), UsageError, "max_iters must be at least 1");
   EXPECT_ERROR(read("{max_epochs: 1, max_iters: 3}"), UsageError, "unknown key 'max_iters'");
+  for (const char* pairs : {"5", "[5]", "[[5]]", "[[0, 1]]", "[[2, 0]]", "[[5, 1], [5, 2]]",
+                            "[[1.5, 1]]", "[[1, 2, 3]]"})
+    EXPECT_ERROR(read((std::string("{dynamic_intervals: ") + pairs + "}").c_str()), UsageError,
+                 "dynamic_intervals must be a list of [from, interval]");
   EXPECT_ERROR(read("{val_interval: 0}"), UsageError, "val_interval must be at least 1");
 }
 

@@ -113,7 +113,7 @@ TEST(OlderFp16, ConflictsAreErrorsThatNameBothPlaces) {
   EXPECT_EQ(with("type: ApexOptimWrapper"),
             "[config] x.yaml:4: optim_wrapper.type must be OptimWrapper or AmpOptimWrapper beside "
             "fp16 (x.yaml:1), but got ApexOptimWrapper");
-  EXPECT_EQ(with("constructor: Several"),
+  EXPECT_EQ(with("constructor: OptimWrapperConstructor\n  a: {}"),
             "[config] x.yaml:1: fp16 must be left out with several optimizers (x.yaml:4 has a "
             "constructor), each of which has a loss_scale of its own, but got a mapping");
 }

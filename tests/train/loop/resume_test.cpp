@@ -62,7 +62,10 @@ const Case cases[] = {
      "{constructor: OptimWrapperConstructor, first: {type: AmpOptimWrapper, dtype: float16, "
      "accumulative_counts: 2, optimizer: {type: Adam, lr: 0.01}}, last: {type: OptimWrapper, "
      "accumulative_counts: 3, optimizer: {type: RMSprop, lr: 0.01}}}",
-     {"model.type=TwoStepNet"}},
+     {"model.type=TwoStepNet", "test_cfg={fp16: false}"}},
+    {"Plateau",
+     "{type: OptimWrapper, optimizer: {type: SGD, lr: 0.01}}",
+     {"param_scheduler=[{type: ReduceOnPlateauLR, threshold: 0.9, patience: 0}]"}},
     {"HookWithState",
      "{type: OptimWrapper, optimizer: {type: SGD, lr: 0.01}}",
      {"custom_hooks=[{type: Drift}]"}},

@@ -2,15 +2,11 @@
 #include "halfstep/core/error.h"
 #include "halfstep/optim/gradient_dtype.h"
 #include "halfstep/optim_wrapper/amp_optim_wrapper.h"
-#include "halfstep/train/loop/trainer.h"
-
-#include <fstream>
+#include "halfstep/train/optim/constructors.h"
 
 #include "tests/support/errors.h"
-#include "tests/support/temp_folder.h"
 #include "tests/support/tolerance.h"
-#include "tests/train/loop/blobs.h"
-#include <gtest/gtest.h>
+#include "tests/train/loop/blob_runs.h"
 
 namespace halfstep::train {
 
@@ -21,32 +17,14 @@ using halfstep::testing::TempFolder;
 
 const std::string two_names = "{constructor: OptimWrapperConstructor, first: ";
 
-class Wrappers : public ::testing::Test {
+class Wrappers : public testing::BlobRuns {
  protected:
-  void SetUp() override { testing::register_blobs(); }
-  static Config config(const std::vector<std::string>& overrides) {
-    auto config = Config::parse(testing::blobs_config, "blobs.yaml");
-    for (const auto& assignment : overrides) config.override_with(assignment);
-    return config;
-  }
-  std::unique_ptr<Trainer> trainer(const std::vector<std::string>& overrides,
-                                   RunOptions options = {}) {
-    options.work_dir = dir_.path();
-    return std::make_unique<Trainer>(config(overrides), options);
-  }
   static std::vector<double> rates(const Trainer& run) {
     std::vector<double> result;
     for (const auto& parts : run.parts().wrappers)
       result.push_back(parts.wrapper->param_groups().front().options().get_lr());
     return result;
   }
-  std::vector<nlohmann::json> log() const {
-    std::ifstream file(dir_.path() / "log.jsonl");
-    std::vector<nlohmann::json> lines;
-    for (std::string line; std::getline(file, line);) lines.push_back(nlohmann::json::parse(line));
-    return lines;
-  }
-  TempFolder dir_;
 };
 
 TEST_F(Wrappers, AccumulatedBatchesTrainAsWholeOnes) {
@@ -146,6 +124,7 @@ TEST_F(TwoOptimizers, TrainBySchedulesScalesAndCountsOfTheirOwn) {
       "100}, optimizer: {type: SGD, lr: 0.1}, clip_grad: {max_norm: 1}}",
       "{type: OptimWrapper, accumulative_counts: 4, optimizer: {type: Adam, lr: 0.01}}");
   given.emplace_back("param_scheduler={first: [{type: StepLR, step_size: 1, gamma: 0.5}]}");
+  given.emplace_back("test_cfg={fp16: false}");
   const auto run = trainer(given);
   run->train();
   const auto& wrappers = run->parts().wrappers;
@@ -224,7 +203,32 @@ TEST_F(TwoOptimizers, WhatIsLearntLateChangesNoBit) {
   EXPECT_TRUE(checkpoints[0] == checkpoints[1]);
 }
 
-// Written before there were counts of updates and iterations.
+// The rate to show is part of the state where schedules take turns; before it was kept, the first
+// group's told it.
+TEST_F(Wrappers, TheBaseRateIsResumed) {
+  const std::vector<std::string> overrides{
+      "optim_wrapper.paramwise_cfg={custom_keys: {first: {lr_mult: 0.5}, last: {lr_mult: 2}}}",
+      "param_scheduler=[{type: LinearLR, start_factor: 0.1, by_epoch: false, end: 9}, {type: "
+      "ExponentialLR, gamma: 0.5}]"};
+  for (const bool older : {false, true}) {
+    const TempFolder first, second;
+    Trainer unbroken(config(overrides), {.work_dir = first.path()});
+    unbroken.train();
+    auto half = Checkpoint::load(unbroken.work_dir().checkpoint_file(6));
+    EXPECT_NEAR(half.state.at("base_lr").get<double>(), 0.01 * (0.1 + 0.9 * 6 / 8) / 2, 1e-12);
+    if (older) half.state.erase("base_lr");
+    half.save(second.path() / "half.safetensors");
+    Trainer resumed(config(overrides), {.work_dir = second.path() / "run",
+                                        .resume = true,
+                                        .resume_from = second.path() / "half.safetensors"});
+    EXPECT_NEAR(resumed.learning_rate(), 0.01 * (0.1 + 0.9 * 6 / 8) / 2, 1e-12);
+    resumed.train();
+    EXPECT_NEAR(resumed.learning_rate(), unbroken.learning_rate(), 1e-15);
+    EXPECT_NEAR(resumed.learning_rate(), 0.0025, 1e-12);
+  }
+}
+
+// Written before there were counts of updates and iterations, and validations to be resumed.
 TEST_F(Wrappers, ACheckpointWithoutCountsGoesOn) {
   std::string expected;
   {
@@ -235,12 +239,92 @@ TEST_F(Wrappers, ACheckpointWithoutCountsGoesOn) {
     auto old = Checkpoint::load(run.work_dir().checkpoint_file(6));
     EXPECT_EQ(old.state.erase("inner_count"), 1U);
     EXPECT_EQ(old.state.erase("updates"), 1U);
+    EXPECT_EQ(old.state["progress"].erase("val_due"), 1U);
     old.save(dir_.path() / "old.safetensors");
   }
   const auto run = trainer({}, {.resume = true, .resume_from = dir_.path() / "old.safetensors"});
   EXPECT_EQ(run->counts(0).updates, 6);
   run->train();
   EXPECT_TRUE(read_file(run->work_dir().checkpoint_file(12)) == expected);
+}
+
+/// A program's own constructor: the rate halves from parameter to parameter.
+BuiltOptimizer halving(Config& optim_wrapper, const torch::nn::Module& module,
+                       const std::string& prefix) {
+  const auto factor = optim_wrapper.get<double>("decay_rate", 0.5);
+  auto mapping = optim_wrapper.child("optimizer");
+  BuiltOptimizer built;
+  std::vector<torch::optim::OptimizerParamGroup> groups;
+  double share = 1;
+  for (const auto& item : module.named_parameters()) {
+    built.parameter_names.push_back(prefix + item.key());
+    auto made = optimizers().build(mapping, {item.value()});
+    groups.push_back(std::move(made->param_groups()[0]));
+    auto& options = groups.back().options();
+    options.set_lr(options.get_lr() * share);
+    share *= factor;
+    built.optimizer = std::move(made);
+  }
+  built.optimizer->param_groups() = std::move(groups);
+  return built;
+}
+
+TEST_F(Wrappers, AConstructorOfTheProgram) {
+  [[maybe_unused]] static const bool added =
+      optim_wrapper_constructors().add("Halving", halving) &&
+      optim_wrapper_constructors().add(
+          "Nameless",
+          [](Config& config, const torch::nn::Module& module, const std::string& prefix) {
+            auto built = build_optimizer(config, module, prefix);
+            built.parameter_names.clear();
+            return built;
+          });
+  const std::vector<std::string> overrides{
+      "optim_wrapper={type: AmpOptimWrapper, constructor: Halving, decay_rate: 0.1, "
+      "accumulative_counts: 2, optimizer: {type: Adam, lr: 0.01}}",
+      "param_scheduler=[]"};
+  {
+    const auto run = trainer(overrides);
+    run->train();
+    EXPECT_EQ(run->counts(0).updates, 6);
+    const auto& groups = run->parts().wrappers[0].wrapper->param_groups();
+    ASSERT_EQ(groups.size(), 4);
+    EXPECT_DOUBLE_EQ(groups[3].options().get_lr(), 0.01 * 0.001);
+  }
+  auto testing = config(overrides);
+  EXPECT_TRUE(build_testing(testing, {}).amp().enabled);
+  EXPECT_ERROR(trainer({"optim_wrapper.constructor=Nameless"}), UsageError,
+               "constructor must name each parameter of its optimizer (4), but gave 0 names");
+  EXPECT_ERROR(trainer({"optim_wrapper.constructor=Halvin"}), UsageError,
+               "or one that the program registered");
+  // Each of several has its own.
+  const auto two = trainer({"model.type=TwoStepNet",
+                            "optim_wrapper=" + two_names +
+                                "{constructor: Halving, optimizer: {type: Adam, lr: 0.01}}, last: "
+                                "{optimizer: {type: Adam, lr: 0.01}}}"});
+  EXPECT_EQ(two->parts().wrappers[0].parameter_names[1], "first.bias");
+  EXPECT_EQ(two->parts().wrappers[0].wrapper->param_groups().size(), 2);
+  EXPECT_ERROR(trainer({"model.type=TwoStepNet",
+                        "optim_wrapper=" + two_names +
+                            "{constructor: OptimWrapperConstructor, optimizer: {type: Adam}}}"}),
+               UsageError, "must be one that makes a single optimizer");
+}
+
+// An epoch's numbers become those of its steps, as the saved config says, which resumes the same.
+TEST_F(Wrappers, SchedulesConvertedToSteps) {
+  const std::vector<std::string> overrides{
+      "param_scheduler=[{type: MultiStepLR, milestones: [1], gamma: 0.5, convert_to_iter_based: "
+      "true}]",
+      "optim_wrapper.accumulative_counts=3"};
+  {
+    const auto run = trainer(overrides);
+    run->train();
+    EXPECT_EQ(run->parts().wrappers[0].schedulers.counts()[0], 4) << "counts steps";
+    EXPECT_DOUBLE_EQ(run->learning_rate(), 0.005);
+  }
+  auto saved = Config::load(dir_.path() / "config.yaml");
+  EXPECT_EQ(saved.to_json()["param_scheduler"][0]["milestones"].dump(), "[2]");
+  EXPECT_NO_THROW(Trainer(saved, {.work_dir = dir_.path(), .resume = true}));
 }
 
 TEST_F(Wrappers, GradientsOfARehearsalStayInFloat16WhereNothingAddsThemUp) {

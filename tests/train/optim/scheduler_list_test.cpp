@@ -140,6 +140,23 @@ TEST(SchedulerList, OneThatActsThroughoutIsAFunctionOfItsCount) {
   EXPECT_ERROR(resumed.set_counts({-1}), EnvironmentError, "at least 0");
 }
 
+TEST(SchedulerList, AlsoMovesARateThatNoGroupHas) {
+  for (const char* list :
+       {"[{type: ExponentialLR, gamma: 0.5}]",
+        "[{type: LinearLR, start_factor: 0.1, by_epoch: false, end: 3}, {type: ExponentialLR, "
+        "gamma: 0.5}]"}) {
+    auto optimizer = make_optimizer(0.1);
+    torch::optim::SGDOptions also(2);
+    SchedulerList schedulers(optimizer, read(list), &also);
+    for (int i = 0; i < 4; ++i) {
+      EXPECT_DOUBLE_EQ(also.lr(), 20 * rate(optimizer)) << list << i;
+      schedulers.step_iter();
+      schedulers.step_epoch();
+    }
+    EXPECT_DOUBLE_EQ(also.lr(), 2.0 / 16) << list;
+  }
+}
+
 TEST(SchedulerList, WithoutSchedulesRatesStay) {
   auto optimizer = make_optimizer();
   SchedulerList list(optimizer, read("[]"));
