@@ -24,11 +24,12 @@ ALREADY = ("model", "loss", "optim_wrapper", "param_scheduler", "custom_hooks", 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 EPOCH_LOOPS = ("EpochBasedRunner", "EpochBasedTrainLoop")
 ITERATION_LOOPS = ("IterBasedRunner", "IterBasedTrainLoop")
-SCHEDULES = ("StepLR", "MultiStepLR", "ExponentialLR", "ConstantLR", "LinearLR", "PolyLR", "CosineAnnealingLR", "OneCycleLR")
+SCHEDULES = ("StepLR", "MultiStepLR", "ExponentialLR", "ConstantLR", "LinearLR", "PolyLR", "CosineAnnealingLR", "CosineRestartLR", "OneCycleLR",
+             "ReduceOnPlateauLR")
 # What default_hooks may say of each hook here.
 HOOKS = {"logger": ("LoggerHook", ("interval", "ignore_last")), "timer": ("IterTimerHook", ()), "runtime_info": ("RuntimeInfoHook", ()),
          "param_scheduler": ("ParamSchedulerHook", ()),
-         "checkpoint": ("CheckpointHook", ("interval", "by_epoch", "max_keep_ckpts", "save_last", "save_best", "rule", "save_begin"))}
+         "checkpoint": ("CheckpointHook", ("interval", "by_epoch", "max_keep_ckpts", "save_last", "save_best", "rule", "save_begin", "published_keys"))}
 
 
 class Converter:
@@ -168,11 +169,8 @@ class Converter:
             self.lost("param_scheduler", f"{kind} has no counterpart, and the others would mean something else without it")
             return
         for index, entry in enumerate(entries):
-            if entry["type"] == "PolyLR":
-                entry["type"] = "PolynomialLR"
-            for key in ("verbose", "convert_to_iter_based"):
-                if entry.pop(key, False):
-                    self.lost(f"param_scheduler.{index}.{key}", "has no counterpart")
+            if entry.pop("verbose", False):
+                self.lost(f"param_scheduler.{index}.verbose", "has no counterpart")
         self.result["param_scheduler"] = entries
 
     def learning_rate(self):
@@ -289,6 +287,9 @@ class Converter:
                 continue  # what other values took stands in them
             if (name, value) in (("workflow", [["train", 1]]), ("val_cfg", {"type": "ValLoop"}), ("test_cfg", {"type": "TestLoop"}), ("resume", False)):
                 continue  # what is done anyhow
+            if (name, value.get("type") if isinstance(value, dict) else None) in (("val_cfg", "ValLoop"), ("test_cfg", "TestLoop")):
+                self.result[name] = value
+                continue
             self.lost(name, "is no key of halfstep's configs")
 
 

@@ -177,16 +177,17 @@ class Keys(unittest.TestCase):
                    "checkpoint=dict(type='CheckpointHook', interval=10, by_epoch=False, save_best='swd', out_dir='x'), visualization=dict(type='V'))",
                    "default_hooks:\n  logger:\n    interval: 50\n  checkpoint:\n    interval: 10\n    by_epoch: false\n    save_best: swd",
                    "1: default_hooks.checkpoint.out_dir: has no counterpart", "1: default_hooks.visualization: has no counterpart")
-        self.check("val_cfg = dict(type='ValLoop')\ntest_cfg = dict(type='TestLoop', fp16=True)\nval_dataloader = dict(batch_size=1, pin_memory=True)", "val_dataloader:\n  batch_size: 1",
-                   "2: test_cfg: is no key of halfstep's configs", "3: val_dataloader.pin_memory: has no counterpart")
+        self.check("val_cfg = dict(type='ValLoop')\ntest_cfg = dict(type='TestLoop', fp16=True)\nval_dataloader = dict(batch_size=1, pin_memory=True)", "val_dataloader:\n  batch_size: 1\ntest_cfg:\n  type: TestLoop\n  fp16: true",
+                   "3: val_dataloader.pin_memory: has no counterpart")
+        self.check("val_cfg = dict(type='MultiValLoop')", "{}", "1: val_cfg: is no key of halfstep's configs")
 
     def test_mmengine_schedules(self):
         self.check("param_scheduler = [dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),\n"
-                   "dict(type='PolyLR', begin=0, end=12, verbose=True)]",
+                   "dict(type='PolyLR', begin=0, end=12, verbose=True, convert_to_iter_based=True)]",
                    "param_scheduler:\n  - type: LinearLR\n    start_factor: 0.001\n    by_epoch: false\n    begin: 0\n    end: 500\n"
-                   "  - type: PolynomialLR\n    begin: 0\n    end: 12", "1: param_scheduler.1.verbose: has no counterpart")
+                   "  - type: PolyLR\n    begin: 0\n    end: 12\n    convert_to_iter_based: true", "1: param_scheduler.1.verbose: has no counterpart")
         self.check("param_scheduler = dict(type='StepLR', step_size=1)", "param_scheduler:\n  - type: StepLR\n    step_size: 1")
-        for entry, kind in {"dict(type='ReduceOnPlateauLR')": "ReduceOnPlateauLR", "5": "5", "[dict(type='StepLR'), dict()]": "None"}.items():
+        for entry, kind in {"dict(type='LinearMomentum')": "LinearMomentum", "5": "5", "[dict(type='StepLR'), dict()]": "None"}.items():
             self.check(f"param_scheduler = {entry}", "{}", f"1: param_scheduler: {kind} has no counterpart, and the others would mean something else without it")
 
     def test_keys_of_any_type_are_converted_or_named(self):
