@@ -40,15 +40,23 @@ class Converter:
         self.given = dict(reader.values)
         self.problem = reader.problem
         self.result = {}
+        self.inherits = self.given.get("_base_") is not None
         self.bases()
         for name in list(self.given):
-            if name in ALREADY and self.given[name] is not None:
+            if name in ALREADY and (self.given[name] is not None or self.inherits):
                 self.result[name] = self.take(name)
         for convert in (self.dataloaders, self.data, self.optimizer, self.scheduler, self.learning_rate, self.loop, self.hooks, self.rest):
             convert()
 
     def take(self, name):
         return self.given.pop(name, None)
+
+    def removes(self, name):
+        """Whether the name is None to take away what a base says. Takes it then; without a base None is as good as no value."""
+        removes = self.inherits and name in self.given and self.given[name] is None
+        if removes:
+            self.take(name)
+        return removes
 
     def lost(self, name, why):
         self.problem(self.reader.lines.get(name.split(".")[0], 0), f"{name}: {why}")
@@ -90,6 +98,8 @@ class Converter:
 
     def dataloaders(self):
         for name in LOADERS:
+            if self.removes(name):
+                self.result[name] = None
             loader = self.taken_dict(name)
             if loader is None:
                 continue
@@ -116,12 +126,20 @@ class Converter:
         self.left_over("data", data)
 
     def optimizer(self):
+        several = self.several_optimizers()
         optimizer = self.taken_dict("optimizer")
         if optimizer is not None:
             for key in ("paramwise_cfg", "constructor"):
                 if key in optimizer:
                     self.put(["optim_wrapper", key], optimizer.pop(key))
             self.put(["optim_wrapper", "optimizer"], optimizer)
+        if several:
+            for name in ("optimizer_config", "fp16"):
+                self.left_over(name, self.taken_dict(name), "must be written in each of the wrappers")
+            return
+        if self.removes("optimizer_config"):
+            self.put(["optim_wrapper", "accumulative_counts"], None)
+            self.put(["optim_wrapper", "clip_grad"], None)
         config = self.taken_dict("optimizer_config") or {}
         if config.pop("_delete_", False):
             self.lost("optimizer_config._delete_", "what a base says about clipping and accumulation stays")
@@ -131,11 +149,15 @@ class Converter:
             self.lost("optimizer_config.type", f"{kind} has no counterpart")
             self.left_over("optimizer_config", config)
             kind, config = "", {}
-        if config.get("grad_clip") is not None:
+        if config.get("grad_clip") is not None or (self.inherits and "grad_clip" in config):
             self.put(["optim_wrapper", "clip_grad"], config["grad_clip"])
         config.pop("grad_clip", None)
         if "Cumulative" in kind:
             self.put(["optim_wrapper", "accumulative_counts"], config.pop("cumulative_iters", 1))
+        if self.removes("fp16"):
+            self.put(["optim_wrapper", "type"], "OptimWrapper")
+            for key in ("dtype", "loss_scale"):
+                self.put(["optim_wrapper", key], None)
         fp16 = self.taken_dict("fp16")
         if "Fp16" in kind and fp16 is None:
             fp16 = {"loss_scale": config.pop("loss_scale")} if "loss_scale" in config else {}
@@ -148,6 +170,26 @@ class Converter:
             self.left_over("fp16", fp16)
         self.left_over("optimizer_config", config)
 
+    def several_optimizers(self):
+        """MMEditing's dict of optimizers; whether there was one."""
+        for key in ("optimizers", "optimizer"):
+            value = self.given.get(key)
+            if isinstance(value, dict) and value and "paramwise_cfg" not in value and all(isinstance(item, dict) for item in value.values()):
+                self.take(key)
+                self.put(["optim_wrapper", "constructor"], "OptimWrapperConstructor")
+                for name, optimizer in value.items():
+                    self.put(["optim_wrapper", name, "optimizer"], optimizer)
+                return True
+        return False
+
+    def warn_of_iterations(self, name, schedules):
+        """Schedules by iteration count optimizer steps here."""
+        wrapper = self.result.get("optim_wrapper")
+        wrappers = [wrapper, *wrapper.values()] if isinstance(wrapper, dict) else []
+        counts = [item["accumulative_counts"] for item in wrappers if isinstance(item, dict) and is_number(item.get("accumulative_counts"))]
+        if any(count > 1 for count in counts) and any(schedule.get("by_epoch") is False for schedule in schedules):
+            self.lost(name, "counts optimizer steps here, not iterations; divide its numbers by accumulative_counts")
+
     def epochs(self):
         """The number of epochs or iterations, where this file says it."""
         loop = self.given.get("runner") or self.result.get("train_cfg") or {}
@@ -159,9 +201,10 @@ class Converter:
 
     def scheduler(self):
         """MMEngine's param_scheduler, whose entries mean the same here."""
-        given = self.result.pop("param_scheduler", None)
+        given = self.result.get("param_scheduler")
         if given is None:
             return
+        self.result.pop("param_scheduler")
         entries = given if isinstance(given, list) else [given]
         unknown = [entry for entry in entries if not isinstance(entry, dict) or entry.get("type") not in SCHEDULES]
         if unknown:
@@ -171,10 +214,13 @@ class Converter:
         for index, entry in enumerate(entries):
             if entry.pop("verbose", False):
                 self.lost(f"param_scheduler.{index}.verbose", "has no counterpart")
+        self.warn_of_iterations("param_scheduler", entries)
         self.result["param_scheduler"] = entries
 
     def learning_rate(self):
         """MMCV's lr_config."""
+        if self.removes("lr_config"):
+            self.put(["param_scheduler"], None)
         config = self.taken_dict("lr_config")
         if config is None:
             return
@@ -183,6 +229,7 @@ class Converter:
         if schedule is None:
             self.lost("lr_config", "has no exact counterpart")
         else:
+            self.warn_of_iterations("lr_config", schedule)
             self.put(["param_scheduler"], schedule)
 
     def mmcv_schedule(self, config):
@@ -233,6 +280,8 @@ class Converter:
         return [first, {**regular, **counted}] if regular else [first]
 
     def loop(self):
+        if "train_cfg" in self.result and self.result["train_cfg"] is None:
+            return
         loop = self.result.pop("train_cfg", None)
         if loop is None:
             loop = self.taken_dict("runner") or {}
@@ -258,6 +307,8 @@ class Converter:
     def hooks(self):
         hooks = self.taken_dict("default_hooks") or {}
         for key, name in (("checkpoint", "checkpoint_config"), ("logger", "log_config")):
+            if name in self.given and self.given[name] is None:
+                self.lost(name, "None has no counterpart")
             older = self.taken_dict(name)
             if older is not None:
                 listed = older.pop("hooks", [])

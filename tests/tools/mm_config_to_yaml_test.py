@@ -190,6 +190,35 @@ class Keys(unittest.TestCase):
         for entry, kind in {"dict(type='LinearMomentum')": "LinearMomentum", "5": "5", "[dict(type='StepLR'), dict()]": "None"}.items():
             self.check(f"param_scheduler = {entry}", "{}", f"1: param_scheduler: {kind} has no counterpart, and the others would mean something else without it")
 
+    def test_none_takes_away_what_a_base_says(self):
+        for key, lines in {"fp16": ["optim_wrapper:", "  type: OptimWrapper", "  dtype: null", "  loss_scale: null"],
+                           "optimizer_config": ["optim_wrapper:", "  accumulative_counts: null", "  clip_grad: null"],
+                           "lr_config": ["param_scheduler: null"], "param_scheduler": ["param_scheduler: null"], "train_cfg": ["train_cfg: null"],
+                           "test_dataloader": ["test_dataloader: null"], "custom_hooks": ["custom_hooks: null"], "work_dir": []}.items():
+            self.check(f"_base_ = 'b.py'\n{key} = None", "\n".join(["_base_: b.yaml", *lines]))
+            self.check(f"{key} = None", "{}")
+        self.check("_base_ = 'b.py'\noptimizer_config = dict(grad_clip=None)", "_base_: b.yaml\noptim_wrapper:\n  clip_grad: null")
+        self.check("checkpoint_config = None", "{}", "1: checkpoint_config: None has no counterpart")
+
+    def test_schedules_by_iteration_count_steps_here(self):
+        told = "counts optimizer steps here, not iterations; divide its numbers by accumulative_counts"
+        for by_epoch, problems in (("False", [f"2: param_scheduler: {told}"]), ("True", [])):
+            self.check("optim_wrapper = dict(generator=dict(accumulative_counts=8))\n"
+                       f"param_scheduler = [dict(type='StepLR', step_size=9, by_epoch={by_epoch})]",
+                       "optim_wrapper:\n  generator:\n    accumulative_counts: 8\n"
+                       f"param_scheduler:\n  - type: StepLR\n    step_size: 9\n    by_epoch: {by_epoch.lower()}", *problems)
+        text, found = converted("optimizer_config = dict(type='GradientCumulativeOptimizerHook', cumulative_iters=4)\n"
+                                "lr_config = dict(policy='fixed', warmup='linear', warmup_iters=500)")
+        self.assertIn("accumulative_counts: 4", text)
+        self.assertEqual(found, [f"2: lr_config: {told}"])
+
+    def test_several_optimizers_of_mmediting(self):
+        for key in ("optimizers", "optimizer"):
+            self.check(f"{key} = dict(generator=dict(type='Adam', lr=1e-4), discriminator=dict(type='Adam', lr=4e-4))\n"
+                       "fp16 = dict(loss_scale=512.)\noptimizer_config = None",
+                       "optim_wrapper:\n  constructor: OptimWrapperConstructor\n  generator:\n    optimizer:\n      type: Adam\n      lr: 0.0001\n"
+                       "  discriminator:\n    optimizer:\n      type: Adam\n      lr: 0.0004", "2: fp16.loss_scale: must be written in each of the wrappers")
+
     def test_keys_of_any_type_are_converted_or_named(self):
         names = ("_base_", "optim_wrapper", "optimizer", "optimizer_config", "fp16", "lr_config", "runner", "data", "train_dataloader", "train_cfg",
                  "param_scheduler", "default_hooks", "checkpoint_config", "log_config", "total_epochs", "seed", "workflow", "model")
