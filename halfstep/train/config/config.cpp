@@ -79,12 +79,12 @@ std::shared_ptr<ConfigNode> mapping_of(const ConfigNode::Entry& entry) {
 std::string read_file(const std::filesystem::path& file) {
   const auto refuse = [&](const std::string& why) {
     halfstep::detail::raise<EnvironmentError>(
-        "config", "must be a file that can be read, but got '", file.string(), "' (", why,
+        "config", "a config must be a file that can be read, but got '", file.string(), "' (", why,
         "); check its path and permissions");
   };
   if (file.extension() == ".py")
     halfstep::detail::raise<UsageError>(
-        "config", "must be a YAML file, but got '", file.string(),
+        "config", "a config must be a YAML file, but got '", file.string(),
         "'; tools/mm_config_to_yaml.py turns Python configs of MMEngine and MMCV into YAML");
   std::error_code ignored;
   if (std::filesystem::is_directory(file, ignored)) refuse("is a directory");
@@ -101,7 +101,7 @@ std::string read_file(const std::filesystem::path& file) {
 
 void check_all_read(const ConfigNode& node) {
   for (const auto& entry : node.entries) {
-    if (node.allowed.contains(entry.key)) continue;
+    if (node.allowed.contains(entry.key) || entry.value->kind == Kind::null) continue;
     const std::vector<std::string> allowed(node.allowed.begin(), node.allowed.end());
     std::string list;
     for (const auto& key : allowed) list += (list.empty() ? "" : ", ") + key;

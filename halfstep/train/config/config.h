@@ -122,7 +122,7 @@ class Config {
   std::string where(const std::string& key = "") const;
 
   /// Throws UsageError for the first key of this mapping or of any mapping below it that nobody
-  /// read.
+  /// read, null ones aside.
   void finish();
 
   /// The whole mapping as YAML, with every default that was read filled in, in the order of the

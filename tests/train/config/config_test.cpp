@@ -132,6 +132,8 @@ TEST(ConfigKeys, ThatNobodyReadAreErrors) {
   EXPECT_EQ(message("train_cfg: {}\nzzz: 1\n", read),
             "[config] x.yaml:2: unknown key 'zzz'; allowed: train_cfg");
   EXPECT_EQ(message("train_cfg: {}\n", read), "no error");
+  EXPECT_EQ(message("train_cfg: {max_iters: null}\nzzz:\n", read), "no error")
+      << "null is as good as leaving the key out: so an heir takes away what a base has";
   EXPECT_EQ(message("a: {b: 1}", [](Config& c) { c.has("a"); }),
             "[config] x.yaml:1: unknown key 'b' in a; allowed: none");
   EXPECT_EQ(message("a: [{b: 1}]", [](Config& c) { c.children("a"); }),
@@ -256,7 +258,7 @@ TEST_F(ConfigFile, IsRead) {
 
 TEST_F(ConfigFile, ThatCannotBeReadIsTheEnvironmentsFault) {
   EXPECT_ERROR(Config::load(file_), EnvironmentError,
-               "[config] must be a file that can be read, but got ",
+               "[config] a config must be a file that can be read, but got ",
                "halfstep_config_test.yaml' (No such file or directory); check its path");
   std::filesystem::create_directory(file_);
   EXPECT_ERROR(Config::load(file_), EnvironmentError,

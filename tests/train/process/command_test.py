@@ -535,7 +535,7 @@ custom_hooks: []
                    "train_dataloader.batch_size must be at most 480", "but got 1000")
 
     def test_unreadable_paths(self):
-        self.fails(self.halfstep("train", "", status=1), "[config] must be a file that can be read, but got ''", "check its path")
+        self.fails(self.halfstep("train", "", status=1), "[config] a config must be a file that can be read, but got ''", "check its path")
         self.fails(self.halfstep("train", "x" * 300 + ".yaml", status=1), "[config]", "File name too long")
         (self.dir / "w").mkdir()
         (self.dir / "w/checkpoints").write_text("x")
