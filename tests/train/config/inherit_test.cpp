@@ -141,14 +141,14 @@ TEST_F(ConfigInherit, MistakesAreErrors) {
       {"_base_: base.yaml\na: {_base_: other.yaml}",
        "x.yaml:2: _base_ must stand at the top of a file, but got it in a"},
       {"_base_: none.yaml",
-       "x.yaml:1: _base_ must name files that can be read, but got none.yaml: [config] must be a "
-       "file that can be read, but got 'none.yaml' (No such file or directory)"},
+       "x.yaml:1: _base_ must name files that can be read, but got none.yaml: [config] a config "
+       "must be a file that can be read, but got 'none.yaml' (No such file or directory)"},
       {"_base_: _base_",
        "x.yaml:1: _base_ must name files that can be read, but got _base_: [config] "
-       "must be a file that can be read, but got '_base_' (is a directory)"},
+       "a config must be a file that can be read, but got '_base_' (is a directory)"},
       {"_base_: c.py",
        "x.yaml:1: _base_ must name files that can be read, but got c.py: [config] "
-       "must be a YAML file, but got 'c.py'; tools/mm_config_to_yaml.py turns"},
+       "a config must be a YAML file, but got 'c.py'; tools/mm_config_to_yaml.py turns"},
       {"_base_: broken.yaml", "broken.yaml:2: key 'a' is given twice, first on line 1"},
       {"_base_: list.yaml", "list.yaml:1: must hold a mapping (key: value), but got [1]"},
       {"_base_: x.yaml",
