@@ -14,6 +14,7 @@ namespace {
 
 constexpr const char* kWhere = "AmpOptimWrapper";
 constexpr const char* kLossScaler = "loss_scaler";
+constexpr const char* kFallenTo = "fallen_to";
 
 c10::DeviceType device_type_of(const OptimWrapper& wrapper) {
   for (const auto& group : wrapper.param_groups())
@@ -95,10 +96,12 @@ void AmpOptimWrapper::fall_back() {
   zero_grad();
   dtype_ = dtype_ == c10::kHalf ? c10::kBFloat16 : c10::kFloat;
   scaler_ = GradScaler(GradScalerOptions(device_type_).enabled(false));
+  fell_back_ = true;
 }
 
 void AmpOptimWrapper::save(torch::serialize::OutputArchive& archive) const {
   OptimWrapper::save(archive);
+  if (fell_back_) archive.write(kFallenTo, c10::IValue(dtype_name(dtype_)));
   if (!scaler_.is_enabled()) return;
   torch::serialize::OutputArchive scaler(archive.compilation_unit());
   scaler_.save(scaler);
@@ -106,6 +109,11 @@ void AmpOptimWrapper::save(torch::serialize::OutputArchive& archive) const {
 }
 
 void AmpOptimWrapper::load(torch::serialize::InputArchive& archive) {
+  c10::IValue fallen_to;
+  if (archive.try_read(kFallenTo, fallen_to) && fallen_to.isString()) {
+    const auto& dtype = fallen_to.toStringRef();
+    while (dtype_ != c10::kFloat && dtype_name(dtype_) != dtype) fall_back();
+  }
   OptimWrapper::load(archive);
   torch::serialize::InputArchive scaler;
   if (archive.try_read(kLossScaler, scaler)) scaler_.load(scaler);

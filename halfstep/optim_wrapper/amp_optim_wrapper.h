@@ -56,9 +56,11 @@ class AmpOptimWrapper : public OptimWrapper {
   /// between steps; gradients that are there, scaled as they are, are dropped.
   void fall_back();
 
-  /// OptimWrapper's keys, and "loss_scaler" with GradScaler's five where it scales.
+  /// OptimWrapper's keys, "loss_scaler" with GradScaler's five where it scales, and "fallen_to",
+  /// the dtype, after a fall_back().
   void save(torch::serialize::OutputArchive& archive) const override;
-  /// Takes what a plain optimizer or an OptimWrapper saved, too: the scale stays then.
+  /// Takes what a plain optimizer or an OptimWrapper saved, too: the scale stays then. Falls back
+  /// as far as the saved one had; a fall_back() of this one stays.
   void load(torch::serialize::InputArchive& archive) override;
 
   void print(std::ostream& stream) const override;
@@ -77,6 +79,7 @@ class AmpOptimWrapper : public OptimWrapper {
   std::optional<OpPolicy> policy_;
   GradScaler scaler_;
   int64_t skipped_before_ = 0;  // by scalers before this one
+  bool fell_back_ = false;
   std::optional<StepResult> last_result_;
 };
 

@@ -89,10 +89,12 @@ at::Tensor OptimWrapper::scale_loss(const at::Tensor& loss) const {
   int64_t factor = accumulative_counts();
   if (factor > 1 && max_counts_ >= 0 && inner_count_ >= max_counts_ - remainder_counts_) {
     factor = remainder_counts_;
-    HALFSTEP_CHECK_USAGE(factor > 0 && inner_count_ < max_counts_, "OptimWrapper::scale_loss",
-                         "iterations must end at the max_counts ", max_counts_,
-                         " of initialize_count_status, but this is number ", inner_count_ + 1,
-                         "; call it again with the number of all iterations, or -1");
+    HALFSTEP_CHECK_USAGE(
+        factor > 0 && inner_count_ < max_counts_, "OptimWrapper::scale_loss",
+        "iterations must end at the max_counts ", max_counts_,
+        " of initialize_count_status, but this is number ", inner_count_ + 1,
+        "; call it again with the number of all iterations, or -1, and update once an "
+        "iteration");
   }
   return factor == 1 ? loss : loss / factor;
 }
@@ -198,7 +200,9 @@ OptimWrapper& OptimWrapper::operator[](const std::string& name) {
       "OptimWrapper",
       "a wrapper is asked for by name where there are several, but this one stands "
       "alone and got '",
-      name, "'; give each optimizer a name (OptimWrapperDict), or leave the name out");
+      name,
+      "'; give each optimizer a name (OptimWrapperDict, in a config constructor: "
+      "OptimWrapperConstructor), or leave the name out");
 }
 
 void OptimWrapper::print(std::ostream& stream) const {

@@ -98,7 +98,9 @@ OptimWrapper& OptimWrapperDict::operator[](const std::string& name) {
     const auto suggestion = suggest(name, keys());
     halfstep::detail::raise<UsageError>(
         kWhere, "a name must be one of ", list_of(keys()), ", but got '", name, "'; ",
-        suggestion.empty() ? "check what the wrappers were made with" : suggestion.c_str());
+        suggestion.empty() ? "make a wrapper of that name, too (in a config a key of "
+                             "optim_wrapper)"
+                           : suggestion.c_str());
   }
   return *wrappers_[name];
 }

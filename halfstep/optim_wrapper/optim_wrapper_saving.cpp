@@ -2,6 +2,7 @@
 #include "halfstep/optim_wrapper/optim_wrapper.h"
 
 #include <c10/core/GradMode.h>
+#include <c10/util/Exception.h>
 
 namespace halfstep {
 
@@ -35,7 +36,15 @@ void OptimWrapper::save(torch::serialize::OutputArchive& archive) const {
 }
 
 void OptimWrapper::load(torch::serialize::InputArchive& archive) {
-  optimizer_->load(archive);
+  try {
+    optimizer_->load(archive);
+  } catch (const c10::Error& error) {
+    detail::raise<EnvironmentError>(
+        "OptimWrapper::load", "the state must be what save wrote for an optimizer of ",
+        param_groups().size(),
+        " groups like this one, but LibTorch says: ", error.what_without_backtrace(),
+        "; load what was saved for the same model and optimizer");
+  }
   c10::IValue value;
   if (!archive.try_read(kInnerCount, value)) return;
   HALFSTEP_CHECK_ENVIRONMENT(value.isInt() && value.toInt() >= 0, "OptimWrapper::load",

@@ -1,5 +1,6 @@
 // Gradient accumulation and clipping in numbers: MMCV's tests of its cumulative optimizer hooks,
 // clipping in and outside of a fused optimizer, and a restart in the middle.
+#include "halfstep/core/error.h"
 #include "halfstep/optim.h"
 #include "halfstep/optim_wrapper.h"
 
@@ -299,6 +300,16 @@ TEST(WrapperStateOf, APlainOptimizerLoads) {
     EXPECT_EQ(optimizer.state().size(), 2U);
     EXPECT_EQ(wrapper->inner_count(), 0);
   }
+}
+
+TEST(WrapperStateOf, AnythingElseIsRefused) {
+  OnesModel model;
+  torch::optim::SGD optimizer(model->parameters(), 0.1);
+  OptimWrapper wrapper(optimizer);
+  std::stringstream file;
+  torch::save(model, file);
+  EXPECT_ERROR(torch::load(wrapper, file), EnvironmentError, "[OptimWrapper::load]",
+               "must be what save wrote", "but LibTorch says", "for the same model and optimizer");
 }
 
 TEST(WrapperStateOf, HoldsTheOptimizersState) {

@@ -276,6 +276,19 @@ TEST_P(AmpOptimWrapperTest, FallsBackToWiderPrecision) {
   EXPECT_EQ(wrapper.get_scale(), 1);
   EXPECT_EQ(wrapper.skipped_steps(), 1);
   EXPECT_TRUE(wrapper.update_params(loss_of(wrapper))->stepped());
+
+  // What is saved now goes on in that precision.
+  std::stringstream file;
+  torch::save(wrapper, file);
+  torch::optim::SGD other(model->parameters(), 0.1);
+  for (const auto dtype : {f16, bf16}) {
+    file.clear();
+    file.seekg(0);
+    AmpOptimWrapper loaded(other, Options().dtype(dtype));
+    torch::load(loaded, file);
+    EXPECT_EQ(loaded.dtype(), bf16);
+    EXPECT_FALSE(loaded.scaler().is_enabled());
+  }
   wrapper.fall_back();
   EXPECT_EQ(output_dtype(), torch::kFloat);
   EXPECT_EQ(wrapper.dtype(), torch::kFloat);

@@ -258,7 +258,7 @@ TEST_F(OptimWrapperTest, StandsAloneWithoutAName) {
   OptimWrapper wrapper(optimizer);
   OptimWrapperBase& base = wrapper;
   EXPECT_ERROR(base["generator"], UsageError, "[OptimWrapper]",
-               "this one stands alone and got 'generator'");
+               "this one stands alone and got 'generator'", "OptimWrapperConstructor");
   ASSERT_EQ(base.named_wrappers().size(), 1U);
   EXPECT_EQ(base.named_wrappers()[0].first, "");
   EXPECT_EQ(base.named_wrappers()[0].second, &wrapper);
