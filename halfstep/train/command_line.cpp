@@ -100,6 +100,9 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error) {
         "hold a =, a file to --resume from must end in .safetensors: {}",
         place, word, help);
   }
+  if (parsed.empty())
+    return fmt::format("{}a command must be one of {}, but got none; {}", place,
+                       list_of(command_names(app)), help);
   return place + "the arguments must be complete and readable, but got: " + error.what() + "; " +
          help;
 }

@@ -421,7 +421,8 @@ custom_hooks: []
     # Bad input
 
     def test_usage(self):
-        self.fails(self.halfstep(status=2), "error: [command line] ", "subcommand is required", "see halfstep --help")
+        self.fails(self.halfstep(status=2), "error: [command line] a command must be one of train, test, print-config, but got none; "
+                   "see halfstep --help")
         self.fails(self.halfstep("train", status=2), "error: [command line] ", "CONFIG is required", "see halfstep train --help")
         self.fails(self.halfstep("train", "x.yaml", "--ampp", status=2), "error: [command line] an option must be one of --", "but got '--ampp'",
                    "did you mean '--amp'?")
