@@ -4,6 +4,7 @@
 usage: print_config_test.py --program BUILD/halfstep --source ROOT [unittest arguments]
 """
 import argparse
+import json
 import os
 import re
 import shlex
@@ -89,6 +90,20 @@ class PrintConfigTest(unittest.TestCase):
             (self.dir / "x.yaml").write_text(config)
             self.assertIn(expected, self.halfstep("print-config", "x.yaml", "--resolved", status=2).stderr)
         self.assertIn("keys are checked", " ".join(self.halfstep("print-config", "--help").stdout.split()))
+
+    def test_the_gan_of_the_openmmlab_page_trains(self):
+        page = (SOURCE / "docs" / "coming-from-openmmlab.md").read_text(encoding="utf-8")
+        block, = (block for block in re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL) if "constructor:" in block)
+        write_idx(self.dir / "data", train=16)
+        shutil.copytree(SOURCE / "configs", self.dir / "configs")
+        (self.dir / "x.yaml").write_text("_base_: configs/dcgan.yaml\nmodel: {generator: {base_channels: 4}, discriminator: {base_channels: 4}}\n"
+                                         "train_dataloader: {batch_size: 1, dataset: {root: data}}\ntrain_cfg: {max_epochs: 1}\n" + block)
+        self.halfstep("train", "x.yaml", "--device", "cpu")
+        saved = self.halfstep("print-config", "work_dirs/x/config.yaml").stdout
+        self.assertEqual(saved.count("accumulative_counts: 8"), 2)
+        self.assertEqual(saved.count("eps: 1.0e-6"), 2)
+        end = json.loads((self.dir / "work_dirs" / "x" / "log.jsonl").read_text().splitlines()[-1])
+        self.assertEqual((end["generator.lr"], end["discriminator.lr"], end["skipped_steps"]), (1e-4, 4e-4, 0))
 
     def test_commands_of_the_openmmlab_page_run(self):
         page = (SOURCE / "docs" / "coming-from-openmmlab.md").read_text(encoding="utf-8")
