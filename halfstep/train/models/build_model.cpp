@@ -1,5 +1,6 @@
 #include "halfstep/train/models/build_model.h"
 
+#include "halfstep/train/models/dcgan.h"
 #include "halfstep/train/registry/registry.h"
 
 namespace halfstep::train {
@@ -32,6 +33,12 @@ std::shared_ptr<BaseModel> build_model(Config& config) {
     auto loss = config.child("loss");
     simple->set_loss(losses().build(loss));
   }
+  if (dynamic_cast<Dcgan*>(model.get()))
+    for (const char* key : {"val_dataloader", "test_dataloader"})
+      if (config.has(key))
+        config.fail(key,
+                    "must be left out for a GAN, which is measured by its images "
+                    "(SampleGridHook)");
   return model;
 }
 

@@ -13,7 +13,8 @@ namespace halfstep::train {
 ///   const auto model = build_model(config);
 ///   load_module(Checkpoint::load(file), *model);
 ///
-/// Throws UsageError with file and line as the parts do, also for what LibTorch refuses to build.
+/// Throws UsageError with file and line as the parts do, also for what LibTorch refuses to build
+/// and for data to validate or test a Dcgan on.
 std::shared_ptr<BaseModel> build_model(Config& config);
 
 }  // namespace halfstep::train

@@ -11,11 +11,13 @@ namespace halfstep::train {
 
 namespace {
 
+constexpr const char* kRemedy = "; give one of each, or one for each channel";
+
 // Empty where the values are right, else the rule and what was got.
 std::string problem(const std::vector<double>& mean, const std::vector<double>& std) {
   if (mean.size() != std.size())
-    return c10::str("mean and std must have as many numbers, but got ", mean.size(), " and ",
-                    std.size());
+    return c10::str("mean and std must have as many numbers as each other, but got ", mean.size(),
+                    " and ", std.size());
   if (std::any_of(std.begin(), std.end(), [](double each) { return !(each > 0); }))
     return c10::str("std must be above 0, but got ", c10::ArrayRef<double>(std));
   return "";
@@ -31,8 +33,7 @@ DataPreprocessorImpl::DataPreprocessorImpl(const std::vector<double>& mean,
                                            const std::vector<double>& std)
     : torch::nn::Module("DataPreprocessor") {
   const auto wrong = problem(mean, std);
-  HALFSTEP_CHECK_USAGE(wrong.empty(), "DataPreprocessor", wrong,
-                       "; give one of each, or one for each channel");
+  HALFSTEP_CHECK_USAGE(wrong.empty(), "DataPreprocessor", wrong, kRemedy);
   if (mean.empty()) return;
   mean_ = register_buffer("mean", per_channel(mean));
   std_ = register_buffer("std", per_channel(std));
@@ -68,7 +69,8 @@ std::shared_ptr<DataPreprocessorImpl> make_data_preprocessor(Config& config) {
     config.fail("type", "must be DataPreprocessor or ImgDataPreprocessor");
   const auto mean = config.get<std::vector<double>>("mean", {});
   const auto std = config.get<std::vector<double>>("std", {});
-  if (const auto wrong = problem(mean, std); !wrong.empty()) config.fail("", "is wrong: " + wrong);
+  if (const auto wrong = problem(mean, std); !wrong.empty())
+    config.fail("", "is a mapping in which " + wrong + kRemedy);
   return std::make_shared<DataPreprocessorImpl>(mean, std);
 }
 

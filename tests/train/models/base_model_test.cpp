@@ -204,13 +204,14 @@ TEST(DataPreprocessor, RefusesWhatCannotBe) {
     return DataPreprocessor(mean, std);
   };
   EXPECT_ERROR(make({1, 2}, {1, 2, 3}), UsageError, "[DataPreprocessor]",
-               "as many numbers, but got 2 and 3");
+               "as many numbers as each other, but got 2 and 3");
   EXPECT_ERROR(make({1}, {0}), UsageError, "std must be above 0, but got [0]");
   auto two = make({1, 2}, {1, 2});
   EXPECT_ERROR(two({torch::ones({1, 3, 2, 2}), {}}, true), UsageError, "the 2 channels",
                "but got shape [1, 3, 2, 2]");
   auto config = Config::parse("mean: [1]\nstd: []", "x.yaml");
-  EXPECT_ERROR(make_data_preprocessor(config), UsageError, "x.yaml:1", "but got 1 and 0");
+  EXPECT_ERROR(make_data_preprocessor(config), UsageError, "x.yaml:1",
+               "but got 1 and 0; give one of each");
   auto other = Config::parse("type: Other", "x.yaml");
   EXPECT_ERROR(make_data_preprocessor(other), UsageError,
                "x.yaml:1: type must be DataPreprocessor");

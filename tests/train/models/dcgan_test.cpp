@@ -3,6 +3,7 @@
 #include "halfstep/core/error.h"
 #include "halfstep/optim.h"
 #include "halfstep/optim_wrapper.h"
+#include "halfstep/train/models/build_model.h"
 #include "halfstep/train/models/dcgan_networks.h"
 #include "halfstep/train/registry/registry.h"
 
@@ -159,6 +160,18 @@ TEST(DcganConfig, GeneratorAndModelAgreeOnTheNoise) {
                "x.yaml:4: noise_size must be the generator's, 9, but got 8");
   const auto standard = build("", parts + "}");
   EXPECT_EQ(standard->predict(standard->make_noise(2)).sizes(), (torch::IntArrayRef{2, 1, 28, 28}));
+}
+
+TEST(DcganConfig, RefusesDataToValidateOnBeforeItIsTrained) {
+  for (const char* key : {"val_dataloader", "test_dataloader"}) {
+    auto config = Config::parse(
+        c10::str("model: {type: Dcgan, generator: {type: DcganGenerator}, discriminator: {type: "
+                 "DcganDiscriminator}}\n",
+                 key, ": {dataset: {type: Mnist}}"),
+        "x.yaml");
+    EXPECT_ERROR(build_model(config), UsageError, "x.yaml:2: ", key,
+                 "must be left out for a GAN, which is measured by its images (SampleGridHook)");
+  }
 }
 
 TEST(DcganConfig, ErrorsNameTheKey) {
