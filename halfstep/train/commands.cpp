@@ -142,8 +142,8 @@ int test_command(Config config, const RunOptions& options,
   auto parts = build_testing(config, options);
   load_module(Checkpoint::load(checkpoint), *parts.model);
   print_setting(options.device, parts.wrappers);
-  const auto result =
-      *evaluate(*parts.model, *parts.test_loader, options.device, parts.amp(), parts.evaluator);
+  const auto result = *evaluate(*parts.model, *parts.test_loader, options.device, parts.amp(),
+                                parts.evaluator, {.testing = true});
   fmt::print("test loss {:.6f}\n", result.loss);
   for (const auto& [name, value] : result.metrics)
     if (name != "loss") fmt::print("test {} {:.4f}\n", name, value);

@@ -16,13 +16,14 @@ bool is_classification(const torch::Tensor& output, const torch::Tensor& target)
 }
 
 /// Output and loss; a Model's output is computed once for both.
-std::pair<torch::Tensor, torch::Tensor> assess(BaseModel& model, const Batch& batch) {
+std::pair<torch::Tensor, torch::Tensor> assess(BaseModel& model, const Batch& raw,
+                                               const Batch& batch, bool testing) {
   if (const auto* simple = dynamic_cast<const Model*>(&model)) {
     const auto output = model.forward(batch.data);
     return {output, simple->loss_of(output, batch.target)};
   }
   const auto losses = model.loss(batch);
-  return {model.predict(batch.data), model.parse_losses(losses).first};
+  return {testing ? model.test_step(raw) : model.val_step(raw), model.parse_losses(losses).first};
 }
 }  // namespace
 
@@ -48,7 +49,7 @@ std::optional<Evaluation> evaluate(BaseModel& model, Loader& loader, c10::Device
       const auto batch = model.data_preprocessor(raw, /*training=*/false);
       const Autocast autocast(
           AutocastOptions(device.type()).enabled(amp.enabled).dtype(amp.dtype).policy(amp.policy));
-      const auto [output, loss] = assess(model, batch);
+      const auto [output, loss] = assess(model, raw, batch, options.testing);
       const int64_t count = batch.target.size(0);
       loss_sum += loss.to(torch::kDouble) * count;
       classification = classification && is_classification(output, batch.target);

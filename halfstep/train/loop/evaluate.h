@@ -27,6 +27,8 @@ struct EvaluateOptions {
   /// Called with each batch, on the CPU, and its number from 0.
   std::function<void(int64_t, const Batch&)> before_batch = {};
   std::function<void(int64_t, const Batch&)> after_batch = {};
+  /// Predictions are the model's test_step; else its val_step.
+  bool testing = false;
 };
 
 /// Runs the model in evaluation mode, without gradients, over a whole loader, in autocast where

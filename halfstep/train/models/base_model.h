@@ -55,13 +55,15 @@ class BaseModel : public torch::nn::Module {
   ///   { auto context = optim_wrapper.optim_context(*this); losses = loss(data_preprocessor(data,
   ///   true)); } auto [total, log_vars] = parse_losses(losses); optim_wrapper.update_params(total);
   ///
-  /// Does not sync with the device.
+  /// Does not sync with the device. Where gradients are accumulated, the trainer counts iterations
+  /// for the one optimizer of a run, to know the last: a step of a model's own updates it once.
   virtual LogVars train_step(const Batch& data, OptimWrapperBase& optim_wrapper);
 
-  /// The predictions for a batch as the loader gives it. Mode (eval) and gradients are the
-  /// caller's.
+  /// The predictions for a batch as the loader gives it, which a validation compares with the
+  /// targets: `predict` of what data_preprocessor makes of it. Mode (eval), precision and gradients
+  /// are the caller's. Does not sync.
   virtual torch::Tensor val_step(const Batch& data);
-  /// The same.
+  /// The same for `halfstep test`; val_step unless a model says otherwise.
   virtual torch::Tensor test_step(const Batch& data);
 
   /// The loss to train with and all its terms for the log; see the function parse_losses.

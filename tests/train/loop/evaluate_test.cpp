@@ -26,6 +26,14 @@ struct TwoDropouts : Model {
   }
 };
 
+/// What it predicts is not what it is trained with, and another in a test.
+struct Chooser : BaseModel {
+  torch::Tensor forward(const torch::Tensor& x) override { return torch::zeros_like(x); }
+  Losses loss(const Batch& batch) override { return {{"loss", forward(batch.data).sum()}}; }
+  torch::Tensor predict(const torch::Tensor& x) override { return x; }
+  torch::Tensor test_step(const Batch& data) override { return -val_step(data); }
+};
+
 class Evaluate : public ::testing::Test {
  protected:
   std::optional<Evaluation> run(const Loss& loss, const std::function<bool()>& stop = {}) {
@@ -50,6 +58,18 @@ TEST_F(Evaluate, GivesMeansAndEachModuleItsMode) {
   EXPECT_DOUBLE_EQ(result->loss, (4 * 4 + 4 * 4 + 2 * 2) / 10.0);
   EXPECT_DOUBLE_EQ(result->accuracy.value(), 0.6);  // the targets 0 and 1 of 0, 1, 2, 3
   expect_modes_as_before();
+}
+
+TEST_F(Evaluate, MeasuresWhatTheModelsStepsPredict) {
+  Chooser model;
+  Evaluator none;
+  const auto accuracy = [&](bool testing) {
+    return evaluate(model, loader_, c10::kCPU, AmpSettings{}, none, {.testing = testing})
+        ->accuracy.value();
+  };
+  EXPECT_DOUBLE_EQ(accuracy(false), 0.6);  // of the targets 0 and 1 of 0, 1, 2, 3
+  // The first of the smallest: 1, 0, 0, 0.
+  EXPECT_DOUBLE_EQ(accuracy(true), 0.2);
 }
 
 TEST_F(Evaluate, RestoresTheModesWhereTheLossThrows) {
