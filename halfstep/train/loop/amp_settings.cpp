@@ -21,24 +21,15 @@ c10::ScalarType read_dtype(Config& optim_wrapper, c10::Device device) {
   optim_wrapper.fail("dtype", "must be auto, float16 or bfloat16");
 }
 
-}  // namespace
-
-AmpSettings AmpSettings::read(Config& optim_wrapper, c10::Device device) {
+AmpSettings float32(c10::Device device) {
   AmpSettings amp;
   amp.device_type = device.type();
   amp.loss_scale.options.device_type(device.type()).enabled(false);
-  const auto type = optim_wrapper.get<std::string>("type", "OptimWrapper");
-  if (type == "OptimWrapper") {
-    for (const char* key : {"dtype", "loss_scale", "autocast"}) {
-      if (optim_wrapper.has(key))
-        amp.unused += (amp.unused.empty() ? "" : " and ") + std::string(key);
-      optim_wrapper.ignore(key);
-    }
-    return amp;
-  }
-  if (type != "AmpOptimWrapper")
-    optim_wrapper.fail("type", "must be OptimWrapper or AmpOptimWrapper");
+  return amp;
+}
 
+AmpSettings read_amp(Config& optim_wrapper, c10::Device device) {
+  auto amp = float32(device);
   amp.enabled = true;
   amp.dtype = read_dtype(optim_wrapper, device);
   amp.policy = read_policy(optim_wrapper, device.type());
@@ -52,6 +43,28 @@ AmpSettings AmpSettings::read(Config& optim_wrapper, c10::Device device) {
   }
   amp.loss_scale.options.device_type(device.type()).enabled(amp.scaling);
   return amp;
+}
+
+}  // namespace
+
+AmpSettings AmpSettings::read(Config& optim_wrapper, c10::Device device) {
+  const auto type = optim_wrapper.get<std::string>("type", "OptimWrapper");
+  if (type == "OptimWrapper") {
+    auto amp = float32(device);
+    // A mistake in what is not read does not wait for --amp.
+    auto aside = optim_wrapper.copy();
+    read_amp(aside, device);
+    for (const char* key : {"dtype", "loss_scale", "autocast"}) {
+      if (optim_wrapper.has(key))
+        amp.unused += (amp.unused.empty() ? "" : " and ") + std::string(key);
+      optim_wrapper.ignore(key);
+      if (aside.is_mapping(key)) aside.child(key).finish();
+    }
+    return amp;
+  }
+  if (type != "AmpOptimWrapper")
+    optim_wrapper.fail("type", "must be OptimWrapper or AmpOptimWrapper");
+  return read_amp(optim_wrapper, device);
 }
 
 bool AmpSettings::rehearses() const {

@@ -30,6 +30,15 @@ TEST(AmpSettings, Float32SaysWhatItDoesNotRead) {
             "off (float32 needs none; the config's dtype and loss_scale wait for --amp)");
 }
 
+TEST(AmpSettings, MistakesInWhatFloat32DoesNotReadAreErrorsAllTheSame) {
+  EXPECT_ERROR(read("{dtype: float17}"), UsageError, "x.yaml:1: dtype must be auto, float16");
+  EXPECT_ERROR(read("{loss_scale: maybe}"), UsageError, "x.yaml:1: loss_scale must be auto");
+  EXPECT_ERROR(read("{loss_scale: {init_scael: 5}}"), UsageError,
+               "unknown key 'init_scael' in loss_scale", "did you mean 'init_scale'");
+  EXPECT_ERROR(read("{autocast: {ops: {softmax: maybe}}}"), UsageError,
+               "x.yaml:1: autocast: a rule must be one of");
+}
+
 TEST(AmpSettings, DefaultsShowInTheResolvedConfig) {
   auto config = Config::parse("{type: AmpOptimWrapper}");
   const auto amp = AmpSettings::read(config, c10::kCPU);
