@@ -182,9 +182,17 @@ void Trainer::check_weights() const {
 }
 
 void Trainer::check_any_step_taken() const {
+  int64_t updates = 0;
+  for (const auto& run : runs_) updates += run.counts.updates;
+  HALFSTEP_CHECK_USAGE(updates > 0, "train", "a run must take steps, but got none in ",
+                       progress_.step,
+                       " iterations; lower accumulative_counts, or train for more of them");
   for (size_t i = 0; i < runs_.size(); ++i) {
     const auto& counts = runs_[i].counts;
     const auto& parts = parts_.wrappers[i];
+    if (counts.updates == 0)
+      std::cerr << "warning: '" << parts.name << "' made no step in the whole run of "
+                << progress_.step << " iterations\n";
     HALFSTEP_CHECK_USAGE(counts.updates == 0 || counts.skipped_steps < counts.updates, "train",
                          "a run must take steps, but all ", counts.updates,
                          parts.name.empty() ? "" : " of '" + parts.name + "'",

@@ -4,6 +4,7 @@
 #include "halfstep/train/files/optimizer_state.h"
 #include "halfstep/train/loop/trainer.h"
 
+#include <iostream>
 #include <string>
 #include <utility>
 
@@ -97,6 +98,7 @@ void restore_rates(const Checkpoint& checkpoint, const json& own, const WrapperP
 }
 
 void restore_gradients(const Checkpoint& checkpoint, const WrapperParts& parts) {
+  bool any = false;
   for_each_parameter(parts, [&](const at::Tensor& parameter, const std::string& name) {
     const auto saved = checkpoint.tensors.find(kGradient + name);
     if (saved == checkpoint.tensors.end()) return;
@@ -106,7 +108,16 @@ void restore_gradients(const Checkpoint& checkpoint, const WrapperParts& parts) 
                                "; the file is damaged: take another checkpoint");
     parameter.mutable_grad() = saved->second.to(parameter.device(), /*non_blocking=*/false,
                                                 /*copy=*/true);
+    any = true;
   });
+  if (any || !parts.wrapper->is_accumulating()) return;
+  // The run that is made longer had made its last step of what was left.
+  const auto counts = parts.wrapper->accumulative_counts();
+  std::cerr << "warning: iteration " << parts.wrapper->inner_count()
+            << ", where the run had ended, is no multiple of accumulative_counts " << counts
+            << ": the next step adds up the gradients of "
+            << counts - parts.wrapper->inner_count() % counts << " batches and divides them by "
+            << counts << '\n';
 }
 
 }  // namespace

@@ -63,6 +63,24 @@ TEST_F(Wrappers, TheLastStepTakesWhatIsLeft) {
   EXPECT_FALSE(wrapper.is_accumulating());
 }
 
+TEST_F(Wrappers, ARunThatIsMadeLongerTellsOfItsShortStep) {
+  const std::vector<std::string> overrides{"optim_wrapper.accumulative_counts=5"};
+  const TempFolder dir;
+  Trainer(config(overrides), {.work_dir = dir.path()}).train();
+  for (const auto& [checkpoint, told] : {std::pair("06", ""), {"12", "warning: iteration 12"}}) {
+    ::testing::internal::CaptureStderr();
+    auto longer = config(overrides);
+    longer.override_with("train_cfg.max_epochs=3");
+    Trainer run(longer, {.work_dir = dir_.path() / checkpoint,
+                         .resume = true,
+                         .resume_from = dir.path() / "checkpoints" /
+                                        c10::str("step_000000", checkpoint, ".safetensors")});
+    const auto errors = ::testing::internal::GetCapturedStderr();
+    EXPECT_THAT(errors, ::testing::HasSubstr(told));
+    EXPECT_EQ(errors.find("accumulative_counts") == errors.npos, *told == 0) << errors;
+  }
+}
+
 TEST_F(Wrappers, TheNormOfTheGradientsIsLogged) {
   for (const char* clip : {"{max_norm: 0.01}", "{type: norm, max_norm: 0.01, norm_type: inf}"}) {
     trainer({std::string("optim_wrapper.clip_grad=") + clip, "default_hooks.logger.interval=1"})
@@ -160,6 +178,16 @@ TEST_F(TwoOptimizers, AmpSwitchesBoth) {
   }
   run->train();
   EXPECT_THAT(run->dtypes().summary(), ::testing::ContainsRegex("linear +bfloat16"));
+}
+
+TEST_F(TwoOptimizers, ARunWithoutAStepIsAnError) {
+  const std::string never = "{optimizer: {type: SGD, lr: 0.05}, accumulative_counts: 100}";
+  EXPECT_ERROR(trainer(overrides(never, never))->train(), UsageError, "[train]",
+               "a run must take steps, but got none in 12 iterations; lower accumulative_counts");
+  ::testing::internal::CaptureStderr();
+  trainer(overrides(plain, never))->train();
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(),
+              ::testing::HasSubstr("warning: 'last' made no step in the whole run of 12"));
 }
 
 TEST_F(TwoOptimizers, EachFallsBackAlone) {
