@@ -83,7 +83,7 @@ class PrintConfigTest(unittest.TestCase):
         (self.dir / "base.yaml").write_text(BASE + "train_cfg: {max_epoch: 3}\n")
         write_idx(self.dir / "data")
         for config, expected in {"_base_: base.yaml\noptim_wrapper: {optimizer: {lr: fast}}\n": "x.yaml:2: optim_wrapper.optimizer.lr must be a number",
-                                 "_base_: base.yaml\n": "base.yaml:5: unknown key 'max_epoch' in train_cfg; allowed: by_epoch, max_epochs",
+                                 "_base_: base.yaml\n": "base.yaml:5: unknown key 'max_epoch' in train_cfg; allowed: by_epoch, dynamic_intervals, max_epochs",
                                  "_base_: none.yaml\n": "x.yaml:1: _base_ must name files that can be read, but got none.yaml",
                                  "a: {{$HALFSTEP_TEST_UNSET}}\n": "x.yaml:1: {{$HALFSTEP_TEST_UNSET}} must have a value",
                                  "optimizer: {type: Adam}\n": "x.yaml:1: optimizer is a key of MMCV's configs"}.items():
