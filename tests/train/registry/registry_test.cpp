@@ -75,11 +75,12 @@ TEST(Registries, KnowTheBuiltinsFromTheirFirstUse) {
   EXPECT_THAT(models().names(), IsSupersetOf({"Mlp", "ConvNet"}));
   EXPECT_THAT(losses().names(), IsSupersetOf({"CrossEntropyLoss", "NLLLoss", "MSELoss"}));
   EXPECT_THAT(optimizers().names(), IsSupersetOf({"Adam", "AdamW", "SGD", "RMSprop", "Adagrad"}));
-  EXPECT_THAT(schedulers().names(),
-              ::testing::ElementsAre("ChainedScheduler", "ConstantLR", "CosineAnnealingLR",
-                                     "CosineAnnealingWarmRestarts", "ExponentialLR", "LinearLR",
-                                     "MultiStepLR", "OneCycleLR", "PolynomialLR", "SequentialLR",
-                                     "StepLR"));
+  EXPECT_THAT(
+      schedulers().names(),
+      ::testing::ElementsAre("ChainedScheduler", "ConstantLR", "CosineAnnealingLR",
+                             "CosineAnnealingWarmRestarts", "CosineRestartLR", "ExponentialLR",
+                             "LinearLR", "MultiStepLR", "OneCycleLR", "PolyLR", "PolynomialLR",
+                             "ReduceOnPlateauLR", "SequentialLR", "StepLR"));
 }
 
 TEST(Registries, NameTheKnownTypesForAnUnknownOne) {
