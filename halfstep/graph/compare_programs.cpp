@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include <ATen/core/Formatting.h>
 #include <ATen/ops/equal.h>
 
 namespace halfstep::detail {

@@ -5,7 +5,7 @@
 
 #include <sstream>
 
-#include <c10/util/Exception.h>
+#include <ATen/core/Formatting.h>
 
 namespace halfstep::detail {
 
