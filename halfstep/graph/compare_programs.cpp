@@ -2,7 +2,8 @@
 
 #include "halfstep/autocast/op_names.h"
 
-#include <cstring>
+#include <bit>
+#include <cstdint>
 
 #include <ATen/core/Formatting.h>
 #include <ATen/ops/equal.h>
@@ -12,7 +13,7 @@ namespace halfstep::detail {
 namespace {
 
 bool same_bits(double a, double b) {
-  return std::memcmp(&a, &b, sizeof a) == 0;
+  return std::bit_cast<uint64_t>(a) == std::bit_cast<uint64_t>(b);
 }
 
 /// Equality of arguments without their tensors. Doubles by bits, so that a NaN equals itself.

@@ -14,8 +14,6 @@
 
 namespace halfstep {
 
-using detail::Recording;
-
 /// Refuses a second call while one runs.
 class GraphBase::InUse {
  public:
