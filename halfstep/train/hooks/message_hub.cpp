@@ -22,7 +22,7 @@ void MessageHub::update_scalar(const std::string& name, double value) {
   if (all.size() > kept) all.pop_front();
 }
 
-void MessageHub::update_scalar(const std::string& name, at::Tensor value) {
+void MessageHub::update_scalar(const std::string& name, const at::Tensor& value) {
   HALFSTEP_CHECK_USAGE(value.defined() && value.numel() == 1, "MessageHub::update_scalar",
                        "a value must be a tensor of one element, but got ",
                        value.defined() ? c10::str(value.sizes()) : "an undefined one", " for '",

@@ -27,7 +27,7 @@ class MessageHub {
   /// Adds a value: the number, or a tensor of one element, which is kept, not copied. Throws
   /// UsageError for a tensor of more or none.
   void update_scalar(const std::string& name, double value);
-  void update_scalar(const std::string& name, at::Tensor value);
+  void update_scalar(const std::string& name, const at::Tensor& value);
 
   bool has(const std::string& name) const { return scalars_.contains(name); }
 

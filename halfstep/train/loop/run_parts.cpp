@@ -57,6 +57,7 @@ void read_model(Config& config, const RunOptions& options, RunParts& parts) {
 
 std::unique_ptr<OptimWrapperDict> make_dict(const std::vector<WrapperParts>& wrappers) {
   std::vector<OptimWrapperDict::NamedWrapper> named;
+  named.reserve(wrappers.size());
   for (const auto& parts : wrappers) named.emplace_back(parts.name, parts.wrapper);
   return std::make_unique<OptimWrapperDict>(named);
 }
