@@ -62,8 +62,8 @@ class ApexCasts : public AmpTest {
   }
 
   /// For inputs of either type: the output's dtype, and that the gradient has the input's.
-  void expect(Expect expected, at::IntArrayRef sizes, const std::vector<Function>& functions,
-              bool backward = true) const {
+  void expect_dtypes(Expect expected, at::IntArrayRef sizes, const std::vector<Function>& functions,
+                     bool backward = true) const {
     in_each_region([&](c10::ScalarType low) {
       for (const auto& function : functions) {
         for (const auto dtype : {f32, low}) {
@@ -85,44 +85,44 @@ HALFSTEP_ON_EACH_DEVICE(ApexCasts);
 
 TEST_P(ApexCasts, LinearIsLow) {
   auto layer = here(torch::nn::Linear(8, 8));
-  expect(Expect::low, {4, 8},
-         {[&](const auto& x) { return layer(x); },
-          [&](const auto& x) { return F::linear(x, layer->weight, layer->bias); }});
+  expect_dtypes(Expect::low, {4, 8},
+                {[&](const auto& x) { return layer(x); },
+                 [&](const auto& x) { return F::linear(x, layer->weight, layer->bias); }});
 }
 
 TEST_P(ApexCasts, Conv2dIsLow) {
   auto layer = here(torch::nn::Conv2d(3, 3, 3));
-  expect(Expect::low, {2, 3, 8, 8},
-         {[&](const auto& x) { return layer(x); },
-          [&](const auto& x) {
-            return F::conv2d(x, layer->weight, F::Conv2dFuncOptions().bias(layer->bias));
-          }});
+  expect_dtypes(Expect::low, {2, 3, 8, 8},
+                {[&](const auto& x) { return layer(x); },
+                 [&](const auto& x) {
+                   return F::conv2d(x, layer->weight, F::Conv2dFuncOptions().bias(layer->bias));
+                 }});
 }
 
 TEST_P(ApexCasts, SoftmaxIsFloat32) {
-  expect(Expect::float32, {4, 8}, {[](const auto& x) { return F::softmax(x, 1); }});
+  expect_dtypes(Expect::float32, {4, 8}, {[](const auto& x) { return F::softmax(x, 1); }});
 }
 
 TEST_P(ApexCasts, GroupNormIsFloat32) {
   auto layer = here(torch::nn::GroupNorm(4, 8));
-  expect(Expect::float32, {2, 8, 4, 4}, {[&](const auto& x) { return layer(x); }});
+  expect_dtypes(Expect::float32, {2, 8, 4, 4}, {[&](const auto& x) { return layer(x); }});
 }
 
 TEST_P(ApexCasts, MseLossIsFloat32) {
   const auto target = random({4, 8});
-  expect(Expect::float32, {4, 8}, {[&](const auto& x) { return F::mse_loss(x, target); }});
+  expect_dtypes(Expect::float32, {4, 8}, {[&](const auto& x) { return F::mse_loss(x, target); }});
 }
 
 TEST_P(ApexCasts, ReluMatchesItsInput) {
-  expect(Expect::as_input, {4, 8}, {[](const auto& x) { return F::relu(x); }});
+  expect_dtypes(Expect::as_input, {4, 8}, {[](const auto& x) { return F::relu(x); }});
 }
 
 TEST_P(ApexCasts, BatchNormMatchesItsInput) {
   auto layer = here(torch::nn::BatchNorm2d(3));
   const auto run = [&](const at::Tensor& x) { return layer(x); };
-  expect(Expect::as_input, {4, 3, 8, 8}, {run});
+  expect_dtypes(Expect::as_input, {4, 3, 8, 8}, {run});
   layer->eval();
-  expect(Expect::as_input, {4, 3, 8, 8}, {run}, /*backward=*/false);
+  expect_dtypes(Expect::as_input, {4, 3, 8, 8}, {run}, /*backward=*/false);
 }
 
 TEST_P(ApexCasts, BinaryCrossEntropyIsBanned) {
@@ -140,14 +140,14 @@ TEST_P(ApexCasts, BinaryCrossEntropyIsBanned) {
 
 TEST_P(ApexCasts, MatmulIsLow) {
   const auto other = random({8, 8});
-  expect(Expect::low, {8, 8},
-         {[&](const auto& x) { return x.matmul(other); },
-          [&](const auto& x) { return other.matmul(x); }});
+  expect_dtypes(Expect::low, {8, 8},
+                {[&](const auto& x) { return x.matmul(other); },
+                 [&](const auto& x) { return other.matmul(x); }});
 }
 
 TEST_P(ApexCasts, PowAndSumAreFloat32) {
-  expect(Expect::float32, {4, 8},
-         {[](const auto& x) { return x.pow(2.); }, [](const auto& x) { return x.sum(); }});
+  expect_dtypes(Expect::float32, {4, 8},
+                {[](const auto& x) { return x.pow(2.); }, [](const auto& x) { return x.sum(); }});
 }
 
 TEST_P(ApexCasts, Atan2AndMulMatchTheWidest) {
@@ -238,12 +238,12 @@ TEST_P(ApexCasts, RnnCellsAreLow) {
   auto gru = here(torch::nn::GRUCell(8, 8));
   auto lstm = here(torch::nn::LSTMCell(8, 8));
   const auto hidden = [&](const at::Tensor& x) { return torch::zeros({4, 8}, x.options()); };
-  expect(Expect::low, {4, 8},
-         {[&](const auto& x) { return rnn(x, rnn(x, hidden(x))); },
-          [&](const auto& x) { return gru(x, gru(x, hidden(x))); },
-          [&](const auto& x) {
-            return std::get<0>(lstm(x, lstm(x, std::tuple(hidden(x), hidden(x)))));
-          }});
+  expect_dtypes(Expect::low, {4, 8},
+                {[&](const auto& x) { return rnn(x, rnn(x, hidden(x))); },
+                 [&](const auto& x) { return gru(x, gru(x, hidden(x))); },
+                 [&](const auto& x) {
+                   return std::get<0>(lstm(x, lstm(x, std::tuple(hidden(x), hidden(x)))));
+                 }});
 }
 
 // Difference from Apex: a GRU layer on a CPU gives the hidden state's dtype, as there it is made of

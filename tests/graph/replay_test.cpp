@@ -7,11 +7,11 @@
 
 #include <memory>
 
-#include <ATen/Parallel.h>
 #include <torch/optim.h>
 
 #include "tests/graph/steps.h"
 #include "tests/support/devices.h"
+#include "tests/support/thread_count.h"
 #include <gtest/gtest.h>
 
 namespace {
@@ -145,17 +145,7 @@ void expect_same(Kind kind, bool amp, const Batches& batches) {
 }
 
 class GraphReplay : public halfstep::testing::DeviceTest {
- protected:
-  void SetUp() override {
-    DeviceTest::SetUp();
-    threads_ = at::get_num_threads();
-    at::set_num_threads(1);
-    torch::manual_seed(1);
-  }
-  void TearDown() override { at::set_num_threads(threads_); }
-
- private:
-  int threads_ = 1;
+  halfstep::testing::ThreadCount one_thread_{1};
 };
 
 TEST_P(GraphReplay, MlpHasTheBitsOfEager) {

@@ -7,9 +7,8 @@
 
 #include <memory>
 
-#include <ATen/Parallel.h>
-
 #include "tests/graph/steps.h"
+#include "tests/support/thread_count.h"
 #include <gtest/gtest.h>
 
 namespace {
@@ -40,8 +39,7 @@ std::unique_ptr<halfstep::optim::Adam> make_adam(const std::shared_ptr<Model>& n
 
 template <class Make>
 void expect_same(const Make& make, const Tensor& x, const Tensor& y) {
-  const auto threads = at::get_num_threads();
-  at::set_num_threads(1);
+  const halfstep::testing::ThreadCount one_thread(1);
   std::vector<Tensor> losses[2], states[2];
   {
     const auto net = make();
@@ -70,7 +68,6 @@ void expect_same(const Make& make, const Tensor& x, const Tensor& y) {
     EXPECT_NE(train.program().find("shadow of"), std::string::npos) << "no shadow was used";
     states[1] = state_of(*train.net);
   }
-  at::set_num_threads(threads);
   EXPECT_TRUE(same_bits(losses[0], losses[1]));
   EXPECT_TRUE(same_bits(states[0], states[1]));
   EXPECT_FALSE(at::equal(losses[0].front(), losses[0].back())) << "nothing was trained";
