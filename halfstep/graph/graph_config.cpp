@@ -48,11 +48,11 @@ GraphConfig& GraphConfig::check_replays(bool enabled) {
 }
 
 GraphConfig& GraphConfig::enable_pass(const std::string& name, bool enabled) {
-  std::string known;
-  bool found = false;
+  std::string known(kPlanMemory);
+  bool found = name == kPlanMemory;
   for (const auto& pass : detail::passes()) {
     found = found || name == pass.name;
-    known += (known.empty() ? "" : ", ") + std::string(pass.name);
+    known += ", " + std::string(pass.name);
   }
   HALFSTEP_CHECK_USAGE(found, "GraphConfig", "a pass must be one of ", known, ", but got \"", name,
                        "\"; use one of these");

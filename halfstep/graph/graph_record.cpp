@@ -207,7 +207,8 @@ Tensors GraphBase::record(Recording& recording, const Tensors& inputs, const Bui
   recording.input_offsets = offsets_of(inputs);
   recording.watched.emplace(program, *this);
   run_passes(program);
-  recording.replay = std::make_unique<detail::Replay>(std::move(program));
+  recording.replay = std::make_unique<detail::Replay>(
+      std::move(program), config_.pass_enabled(GraphConfig::kPlanMemory));
   return outputs;
 }
 
@@ -242,7 +243,10 @@ Tensors GraphBase::replay(Recording& recording, const Tensors& inputs, const Bui
       return results;
     });
   } else {
+    const bool planned = !replay.memory().empty();
     replay.run(own.tensors);
+    if (debug_level_ >= 1 && !planned && !replay.memory().empty())
+      *debug_out_ << "[Graph] plan_memory: " << replay.memory() << '\n';
   }
   ++replayed_steps_;
   for (size_t i = 0; i < parameters_.size(); ++i)

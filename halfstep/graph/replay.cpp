@@ -8,6 +8,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/List.h>
 #include <ATen/ops/as_strided.h>
+#include <ATen/record_function.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 namespace halfstep::detail {
@@ -20,8 +21,11 @@ bool lives_on(const Value& value) {
 
 }  // namespace
 
-Replay::Replay(Program program)
-    : program_(std::move(program)), steps_(program_.code.size()), values_(program_.values.size()) {
+Replay::Replay(Program program, bool plan_memory)
+    : program_(std::move(program)),
+      steps_(program_.code.size()),
+      values_(program_.values.size()),
+      memory_(plan_memory ? std::make_unique<ReplayMemory>() : nullptr) {
   std::vector<int64_t> last(program_.values.size(), -1);
   for (size_t i = 0; i < program_.code.size(); ++i) {
     for (const auto& place : program_.code[i].operands) last[size_t(place.value)] = int64_t(i);
@@ -44,6 +48,13 @@ Replay::Replay(Program program)
 
 void Replay::run(at::TensorList inputs) {
   release();
+  if (!memory_) return run_program(inputs);
+  ReplayMemory::Run run(*memory_);
+  run_program(inputs);
+  run.end(outputs_, gradients_);
+}
+
+void Replay::run_program(at::TensorList inputs) {
   for (size_t i = 0; i < inputs.size(); ++i) values_[size_t(program_.inputs[i])] = inputs[i];
   for (const auto id : written_) {
     if (!values_[size_t(id)].is_inference())
@@ -83,6 +94,9 @@ void Replay::release() {
 
 void Replay::call(const Instruction& instruction) {
   push_arguments(instruction);
+  // Profilers see a replay's calls as they see eager ones.
+  at::RecordFunction seen(at::RecordScope::FUNCTION);
+  if (seen.isActive()) seen.before(at::RecordFunction::FunctionDescriptor(instruction.op.schema()));
   instruction.op.redispatchBoxed(instruction.keys, &stack_);
   take_results(instruction);
   stack_.clear();

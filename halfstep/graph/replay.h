@@ -1,16 +1,19 @@
 #pragma once
 #include "halfstep/graph/program.h"
+#include "halfstep/graph/replay_memory.h"
 
+#include <memory>
+#include <string>
 #include <vector>
 
 namespace halfstep::detail {
 
-/// Runs a Program: its calls one after the other, below autograd, on the calling thread. Memory
-/// comes from LibTorch's allocator as in eager code; a value is let go after its last use, so a
-/// replay needs no more of it. Not for use by two threads at once.
+/// Runs a Program: its calls one after the other, below autograd, on the calling thread. A value is
+/// let go after its last use; its memory comes from LibTorch's allocator as in eager code, or on
+/// the CPU from a plan (ReplayMemory). Not for use by two threads at once.
 class Replay {
  public:
-  explicit Replay(Program program);
+  explicit Replay(Program program, bool plan_memory = true);
 
   /// One run on `inputs`, which lie as the recorded ones did. Tensors it changes get a new version.
   /// Does not sync by itself. Where an op throws, what was written by then stays.
@@ -25,11 +28,15 @@ class Replay {
 
   const Program& program() const { return program_; }
 
+  /// What the memory plan is, in words; empty where there is none (yet).
+  std::string memory() const { return memory_ ? memory_->to_string() : ""; }
+
  private:
   struct Step {
     std::vector<ValueId> drop;  // values nobody reads after it
   };
 
+  void run_program(at::TensorList inputs);
   void call(const Instruction& instruction);
   void call_alias(const Instruction& instruction);
   void push_arguments(const Instruction& instruction);
@@ -42,6 +49,7 @@ class Replay {
   std::vector<ValueId> written_;  // inputs and externals
   std::vector<at::Tensor> outputs_, gradients_;
   torch::jit::Stack stack_;
+  std::unique_ptr<ReplayMemory> memory_;
 };
 
 }  // namespace halfstep::detail
