@@ -9,7 +9,7 @@ import re
 import sys
 
 LIBRARY = ("core", "autocast", "scaling", "nn", "inspect", "optim", "optim_wrapper", "precision", "apex",
-           "graph")
+           "graph", "dist")
 # Where the library takes another package or the compiler's own headers in: folder -> include prefixes.
 ALSO = {"optim": ("hwy/", "xmmintrin.h")}
 TORCH = ("ATen/", "c10/", "torch/", "caffe2/")
