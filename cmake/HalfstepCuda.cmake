@@ -21,4 +21,12 @@ if(HALFSTEP_USE_CUDA)
                         "headers, but ${LibTorch_WHY_NO_CUDA}; install them, or set HALFSTEP_CUDA=OFF for a CPU build")
   endif()
   set(HALFSTEP_LIBTORCH LibTorch::cuda)
+  # NCCL itself is in LibTorch; its one header lies beside a wheel, or in a system package.
+  file(GLOB _nccl_includes "${LibTorch_ROOT}/../nvidia/*/include")
+  find_path(LibTorch_NCCL_INCLUDE nccl.h HINTS ${_nccl_includes})
+  mark_as_advanced(LibTorch_NCCL_INCLUDE)
+  if(NOT LibTorch_NCCL_INCLUDE)
+    message(WARNING "[halfstep] GPUs exchange gradients by NCCL, but nccl.h is not found beside ${LibTorch_ROOT}: this build has gloo alone, "
+                    "through the host's memory; install nvidia-nccl (pip) or libnccl-dev, or set LibTorch_NCCL_INCLUDE")
+  endif()
 endif()

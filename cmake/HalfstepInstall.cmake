@@ -22,7 +22,7 @@ endif()
 install(TARGETS halfstep EXPORT halfstepTargets COMPONENT library)
 install(EXPORT halfstepTargets NAMESPACE halfstep:: DESTINATION ${_config_dir} COMPONENT library)
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/halfstep" DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT library
-        FILES_MATCHING PATTERN "*.h" PATTERN "halfstep/train" EXCLUDE PATTERN "halfstep/train.h" EXCLUDE)
+        FILES_MATCHING PATTERN "*.h" PATTERN "halfstep/train" EXCLUDE PATTERN "halfstep/dist/gloo_names" EXCLUDE PATTERN "halfstep/train.h" EXCLUDE)
 
 if(HALFSTEP_BUILD_TRAINER)
   install(TARGETS halfstep_train EXPORT halfstepTrainTargets COMPONENT trainer)

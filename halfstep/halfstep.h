@@ -4,6 +4,7 @@
 #include "halfstep/apex.h"
 #include "halfstep/autocast.h"
 #include "halfstep/core.h"
+#include "halfstep/dist.h"
 #include "halfstep/graph.h"
 #include "halfstep/inspect.h"
 #include "halfstep/nn.h"
