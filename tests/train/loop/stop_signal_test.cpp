@@ -48,6 +48,36 @@ TEST(StopSignal, GivesBackTheHostsHandler) {
   std::signal(SIGTERM, SIG_DFL);
 }
 
+TEST(StopSignal, ASchedulersWarningMayComeTwiceAndBeforeTheEnd) {
+  const StopSignal stop;
+  ::testing::internal::CaptureStderr();
+  std::raise(SIGUSR1);
+  std::raise(SIGUSR1);
+  std::raise(SIGTERM);
+  EXPECT_EQ(stop.received(), SIGUSR1);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(),
+            "\nstopping after this step\n\nstopping after this step\n"
+            "\nstopping after this step; once more to end at once\n");
+}
+
+TEST(StopSignal, APersonComesBeforeAScheduler) {
+  const StopSignal stop;
+  std::raise(SIGUSR1);
+  std::raise(SIGINT);
+  EXPECT_EQ(stop.received(), SIGINT);
+}
+
+TEST(StopSignal, LeavesTheProgramsOwnUseOfUsr1) {
+  std::signal(SIGUSR1, host_handler);
+  {
+    const StopSignal stop;
+    std::raise(SIGUSR1);
+    EXPECT_EQ(stop.received(), 0);
+    EXPECT_EQ(seen_by_the_host, SIGUSR1);
+  }
+  std::signal(SIGUSR1, SIG_DFL);
+}
+
 TEST(StopSignal, LeavesAnIgnoredSignalIgnored) {
   std::signal(SIGINT, SIG_IGN);
   {
