@@ -4,6 +4,8 @@
 #include "halfstep/core/low_precision_support.h"
 #include "halfstep/core/version.h"
 #include "halfstep/train/files/module_state.h"
+#include "halfstep/train/launch/requeue.h"
+#include "halfstep/train/launch/slurm_train.h"
 #include "halfstep/train/loop/older_keys.h"
 #include "halfstep/train/loop/trainer.h"
 
@@ -98,18 +100,11 @@ void print_skipped(const Trainer& trainer) {
   }
 }
 
-std::string in_quotes(const std::string& word) {
-  constexpr const char* plain =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-./=:+,";
-  return !word.empty() && word.find_first_not_of(plain) == word.npos ? word : "'" + word + "'";
-}
-
 // The saved config has every option in it but the device.
 std::string resume_command(const Trainer& trainer, const std::string& program) {
   const auto& work_dir = trainer.work_dir();
-  auto command =
-      fmt::format("{} train {} --work-dir {} --resume", in_quotes(program),
-                  in_quotes(work_dir.config_file().string()), in_quotes(work_dir.root().string()));
+  auto command = detail::shell_line({program, "train", work_dir.config_file().string(),
+                                     "--work-dir", work_dir.root().string(), "--resume"});
   if (trainer.device() != parse_device("auto")) command += " --device " + trainer.device().str();
   return command;
 }
@@ -134,6 +129,8 @@ int train_command(Config config, const RunOptions& options, const std::string& c
       "stopped {} after step {}: saved {}; go on with\n  {}\n",
       signal != 0 ? fmt::format("by SIG{}", ::sigabbrev_np(signal)) : std::string("by a hook"),
       trainer.progress().step, checkpoint.string(), resume_command(trainer, program));
+  if (options.requeue && signal == SIGUSR1 && options.launch.rank == 0)
+    fmt::print("{}\n", detail::requeue_job(dist::process_variables()));
   return signal != 0 ? 128 + signal : 0;
 }
 

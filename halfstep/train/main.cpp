@@ -5,6 +5,8 @@
 #include "halfstep/core/version.h"
 #include "halfstep/train/command_line.h"
 #include "halfstep/train/commands.h"
+#include "halfstep/train/launch/launch_commands.h"
+#include "halfstep/train/launch/requeue.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -28,6 +30,12 @@ struct Arguments {
   std::vector<std::string> resume;
   std::string seed;
   std::string load_from;
+  std::string launcher = "auto";
+  std::string local_rank;
+  std::string ranks;
+  detail::SlurmTrain slurm;
+  bool requeue = false;
+  bool dry_run = false;
   bool amp = false;
   bool precision_report = false;
   bool resolved = false;
@@ -52,6 +60,75 @@ void add_common(CLI::App& command, Arguments& arguments) {
       ->expected(1, -1);
 }
 
+// All of `train` but where it puts its files.
+void add_training(CLI::App& command, Arguments& arguments) {
+  command
+      .add_option("--resume", arguments.resume,
+                  "Go on from FILE, or from the newest checkpoint of the work dir")
+      ->type_name("[FILE.safetensors]")
+      ->expected(0, 1);
+  command
+      .add_option("--load-from", arguments.load_from,
+                  "Begin with the weights of FILE (instead of load_from)")
+      ->type_name("FILE.safetensors");
+  command.add_option("--seed", arguments.seed,
+                     "Seed of weights, shuffling and dropout (instead of randomness.seed)");
+  command.add_flag("--precision-report", arguments.precision_report,
+                   "Print at the end in which dtype each op of the second step ran, and what was "
+                   "cast; also in the work dir, as precision_report.json");
+  command.add_flag("--requeue", arguments.requeue,
+                   "When SIGUSR1 has stopped the run, let Slurm start it again where it was "
+                   "(docs/scaling.md)");
+}
+
+void add_work_dir(CLI::App& command, Arguments& arguments) {
+  command.add_option("--work-dir", arguments.work_dir,
+                     "Folder for checkpoints and logs (default: work_dirs/<config name>)");
+}
+
+CLI::App* add_dist_train(CLI::App& app, Arguments& arguments) {
+  auto* command = app.add_subcommand("dist-train",
+                                     "Train what CONFIG describes on N processes of this machine");
+  add_common(*command, arguments);
+  command->add_option("N", arguments.ranks, "Processes on this machine (one for each of its GPUs)")
+      ->required();
+  add_work_dir(*command, arguments);
+  add_training(*command, arguments);
+  command->footer(
+      "On several machines, on each: NNODES (how many), NODE_RANK (which, from 0), MASTER_ADDR "
+      "(number 0,\n"
+      "as all reach it) and PORT (default: 29500; on one machine any free one) in the "
+      "environment.");
+  return command;
+}
+
+CLI::App* add_slurm_train(CLI::App& app, Arguments& arguments) {
+  auto* command = app.add_subcommand("slurm-train", "Train on a Slurm cluster, by srun");
+  command->add_option("PARTITION", arguments.slurm.partition, "Slurm's partition")->required();
+  command->add_option("JOB_NAME", arguments.slurm.job_name, "Name of the job")->required();
+  add_common(*command, arguments);
+  command->add_option("WORK_DIR", arguments.work_dir, "Folder for checkpoints and logs")
+      ->required();
+  add_training(*command, arguments);
+  command->add_flag("--dry-run", arguments.dry_run, "Print srun's command line only");
+  command->footer(
+      "In the environment: GPUS (processes, default 8), GPUS_PER_NODE (default: GPUS, at most 8; 0 "
+      "on\n"
+      "machines without), CPUS_PER_TASK (default 5), SRUN_ARGS (more options of srun).");
+  return command;
+}
+
+// The words after the command's own `places`, which must come first, for another command.
+std::vector<std::string> words_behind(const std::vector<std::string>& words,
+                                      const std::vector<std::string>& places) {
+  const bool first =
+      words.size() > places.size() && std::equal(places.begin(), places.end(), words.begin() + 1);
+  HALFSTEP_CHECK_USAGE(first, "command line", words.front(), " must have its ", places.size(),
+                       " arguments before all options, but they are not; see halfstep ",
+                       words.front(), " --help");
+  return {words.begin() + 1 + static_cast<std::ptrdiff_t>(places.size()), words.end()};
+}
+
 RunOptions run_options(const Arguments& arguments) {
   RunOptions options;
   options.work_dir = arguments.work_dir.empty()
@@ -60,8 +137,15 @@ RunOptions run_options(const Arguments& arguments) {
   options.device = parse_device(arguments.device);
   options.amp = arguments.amp;
   options.precision_report = arguments.precision_report;
+  options.requeue = arguments.requeue;
   if (!arguments.seed.empty()) options.seed = detail::parse_seed(arguments.seed);
   return options;
+}
+
+dist::LaunchEnvironment read_launch(const Arguments& arguments) {
+  auto variables = dist::process_variables();
+  if (!arguments.local_rank.empty()) variables.emplace("LOCAL_RANK", arguments.local_rank);
+  return dist::launch_environment(dist::parse_launcher(arguments.launcher), variables);
 }
 
 Config read_config(const Arguments& arguments) {
@@ -79,22 +163,19 @@ int run(int argc, char** argv) {
 
   auto* train = app.add_subcommand("train", "Train what CONFIG describes");
   add_common(*train, arguments);
-  train->add_option("--work-dir", arguments.work_dir,
-                    "Folder for checkpoints and logs (default: work_dirs/<config name>)");
+  add_work_dir(*train, arguments);
+  add_training(*train, arguments);
   train
-      ->add_option("--resume", arguments.resume,
-                   "Go on from FILE, or from the newest checkpoint of the work dir")
-      ->type_name("[FILE.safetensors]")
-      ->expected(0, 1);
-  train
-      ->add_option("--load-from", arguments.load_from,
-                   "Begin with the weights of FILE (instead of load_from)")
-      ->type_name("FILE.safetensors");
-  train->add_option("--seed", arguments.seed,
-                    "Seed of weights, shuffling and dropout (instead of randomness.seed)");
-  train->add_flag("--precision-report", arguments.precision_report,
-                  "Print at the end in which dtype each op of the second step ran, and what was "
-                  "cast; also in the work dir, as precision_report.json");
+      ->add_option("--launcher", arguments.launcher,
+                   "Who starts the job's processes: auto (find out), none, pytorch (torchrun), "
+                   "slurm (srun) or mpi (mpirun)")
+      ->capture_default_str();
+  // As torch.distributed.launch, older than torchrun, gives it.
+  train->add_option("--local-rank,--local_rank", arguments.local_rank)->group("");
+  const auto* dist_train = add_dist_train(app, arguments);
+  const auto* slurm_train = add_slurm_train(app, arguments);
+  const auto* dist_run = app.add_subcommand(
+      "dist-run", "dist-run N PROGRAM …: run PROGRAM as the N processes of a job");
 
   auto* test =
       app.add_subcommand("test", "Measure a CHECKPOINT's accuracy on the test data of CONFIG");
@@ -111,8 +192,12 @@ int run(int argc, char** argv) {
       "Build the run's parts (this opens its data sets) and print the config that a run "
       "would save: every default filled in, every key checked");
 
+  const std::vector<std::string> typed(argv + 1, argv + argc);
+  // What follows is another program's: nothing of it is ours to read.
+  if (typed.size() > 2 && typed.front() == "dist-run")
+    return dist_run_command(typed[1], {typed.begin() + 2, typed.end()});
   try {
-    auto words = detail::arrange_arguments({argv + 1, argv + argc});
+    auto words = detail::arrange_arguments(typed);
     // CLI11 takes them from the back.
     std::reverse(words.begin(), words.end());
     app.parse(std::move(words));
@@ -124,11 +209,33 @@ int run(int argc, char** argv) {
     return print_config_command(read_config(arguments), run_options(arguments), arguments.resolved);
   if (*test)
     return test_command(read_config(arguments), run_options(arguments), arguments.checkpoint);
+  HALFSTEP_CHECK_USAGE(!*dist_run, "command line",
+                       "dist-run must be given N and a PROGRAM, but is not; halfstep dist-run 2 "
+                       "./my_program runs it twice, with the variables of torchrun");
+  if (*dist_train) {
+    const auto more = words_behind(typed, {arguments.config, arguments.ranks});
+    return dist_train_command(arguments.config, arguments.ranks, more, argv[0]);
+  }
+  if (*slurm_train) {
+    auto& slurm = arguments.slurm;
+    slurm.config = arguments.config;
+    slurm.work_dir = arguments.work_dir;
+    slurm.more =
+        words_behind(typed, {slurm.partition, slurm.job_name, slurm.config, slurm.work_dir});
+    std::erase_if(slurm.more,
+                  [](const auto& word) { return word == "--dry-run" || word == "--requeue"; });
+    return slurm_train_command(slurm, arguments.dry_run, arguments.requeue);
+  }
 
   auto options = run_options(arguments);
+  options.launch = read_launch(arguments);
   options.resume = train->count("--resume") > 0;
   options.load_from = arguments.load_from;
   if (!arguments.resume.empty()) options.resume_from = arguments.resume.front();
+  if (options.requeue && detail::is_requeued_job(dist::process_variables())) {
+    options.resume = true;
+    options.resume_from.clear();
+  }
   return train_command(read_config(arguments), options, arguments.config, argv[0]);
 }
 

@@ -1,4 +1,5 @@
 #pragma once
+#include "halfstep/dist/launch_environment.h"
 #include "halfstep/optim_wrapper/optim_wrapper_dict.h"
 #include "halfstep/train/data/loader.h"
 #include "halfstep/train/hooks/hook_list.h"
@@ -27,6 +28,8 @@ struct RunOptions {
   std::filesystem::path resume_from = {};  ///< empty: the newest checkpoint of the work dir
   bool precision_report = false;           ///< --precision-report: record the precision of one step
   std::filesystem::path load_from = {};    ///< --load-from: instead of the config's load_from
+  dist::LaunchEnvironment launch = {};     ///< --launcher: who this process is in its job
+  bool requeue = false;                    ///< --requeue: after SIGUSR1 tell Slurm to start again
   bool late_outcomes = false;  ///< for tests: on the CPU, too, learn of skips as late as on a GPU
 };
 
