@@ -11,6 +11,7 @@
 #include <sstream>
 #include <unordered_map>
 
+#include <torch/csrc/distributed/c10d/logger.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
 namespace halfstep::dist {
@@ -66,12 +67,15 @@ GradientReducer::GradientReducer(const NamedTensors& parameters, ProcessGroup& g
   std::reverse(buckets.begin(), buckets.end());
   std::unordered_map<size_t, std::string> names;
   for (size_t i = 0; i < names_.size(); ++i) names[i] = names_[i];
-  reducer_ = std::make_unique<c10d::Reducer>(
+  reducer_ = std::make_shared<c10d::Reducer>(
       parameters_, std::move(buckets), group_.handle(),
       std::vector<bool>(parameters_.size(), false), cap, options_.find_unused_parameters(),
       options_.gradient_as_bucket_view(), std::move(names), c10d::kDefaultFirstBucketBytes,
       /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false,
       std::vector<int64_t>());
+  // The reducer takes one for granted where the parameters that are used change.
+  logger_ = std::make_shared<c10d::Logger>(reducer_);
+  reducer_->set_logger(logger_);
   if (options_.gradient_compression() == GradientCompression::float16)
     reducer_->register_builtin_comm_hook(c10d::BuiltinCommHookType::FP16_COMPRESS);
   if (options_.gradient_compression() == GradientCompression::bfloat16)

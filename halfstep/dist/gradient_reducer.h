@@ -10,8 +10,9 @@
 #include <ATen/core/Tensor.h>
 
 namespace c10d {
+class Logger;
 class Reducer;
-}
+}  // namespace c10d
 
 namespace halfstep::dist {
 
@@ -69,7 +70,8 @@ class GradientReducer {
   DistributedDataParallelOptions options_;
   std::vector<std::string> names_;
   std::vector<at::Tensor> parameters_;
-  std::unique_ptr<c10d::Reducer> reducer_;
+  std::shared_ptr<c10d::Reducer> reducer_;
+  std::shared_ptr<c10d::Logger> logger_;
   bool forward_prepared_ = false;
 };
 
