@@ -6,6 +6,8 @@
 #include "halfstep/dist/rank_watch.h"
 #include "halfstep/dist/store.h"
 
+#include <cstdlib>
+
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
@@ -42,8 +44,12 @@ void check(const ProcessGroupOptions& options) {
 
 Backend choose(const ProcessGroupOptions& options) {
   if (options.backend() != Backend::automatic) return options.backend();
-  const bool fits = halfstep::detail::why_no_nccl().empty() && torch::cuda::is_available() &&
-                    torch::cuda::device_count() >= options.launch().local_world_size;
+  if (!halfstep::detail::why_no_nccl().empty() || !torch::cuda::is_available())
+    return Backend::gloo;
+  // A launcher may show each process its own GPU alone.
+  const auto devices = static_cast<int>(torch::cuda::device_count());
+  const bool fits = devices >= options.launch().local_world_size ||
+                    (devices == 1 && std::getenv("CUDA_VISIBLE_DEVICES") != nullptr);
   return fits ? Backend::nccl : Backend::gloo;
 }
 

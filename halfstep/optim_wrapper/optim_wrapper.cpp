@@ -100,7 +100,7 @@ at::Tensor OptimWrapper::scale_loss(const at::Tensor& loss) const {
 }
 
 void OptimWrapper::backward(const at::Tensor& loss) {
-  run_backward(loss);
+  run_backward(before_backward_ ? before_backward_(loss) : loss);
   ++inner_count_;
 }
 

@@ -124,6 +124,12 @@ class OptimWrapper : public OptimWrapperBase {
   /// overflowed. Reading it syncs, having it does not.
   const at::Tensor& grad_norm() const { return grad_norm_; }
 
+  /// Called by `backward` with its loss, which the return value takes the place of, before the
+  /// scale of an AmpOptimWrapper: what exchanges gradients with other ranks gets ready here where
+  /// should_sync(). An empty function: none.
+  void before_backward(std::function<at::Tensor(const at::Tensor&)> observer) {
+    before_backward_ = std::move(observer);
+  }
   /// Called by `step` when all gradients are there and before anything is changed, and with its
   /// result when all is done: what a loop needs to account for steps that it does not make itself.
   /// What it throws passes through. An empty function: none.
@@ -169,6 +175,7 @@ class OptimWrapper : public OptimWrapperBase {
   int64_t max_counts_ = -1;
   int64_t remainder_counts_ = -1;
   at::Tensor grad_norm_;
+  std::function<at::Tensor(const at::Tensor&)> before_backward_;
   std::function<void()> before_step_;
   std::function<void(const StepResult&)> after_step_;
 };

@@ -1,23 +1,35 @@
 #include "halfstep/train/commands.h"
 
 #include "halfstep/core/device.h"
+#include "halfstep/core/error.h"
 #include "halfstep/core/low_precision_support.h"
 #include "halfstep/core/version.h"
 #include "halfstep/train/files/module_state.h"
 #include "halfstep/train/launch/requeue.h"
 #include "halfstep/train/launch/slurm_train.h"
 #include "halfstep/train/loop/older_keys.h"
+#include "halfstep/train/loop/rank_files.h"
+#include "halfstep/train/loop/ranks.h"
 #include "halfstep/train/loop/trainer.h"
 
+#include <climits>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
 
+#include <torch/cuda.h>
+
 #include <fmt/format.h>
+#include <unistd.h>
 
 namespace halfstep::train {
 
 namespace {
+
+std::string host_name() {
+  char name[HOST_NAME_MAX + 1] = "";
+  return ::gethostname(name, sizeof(name)) == 0 ? name : "?";
+}
 
 void print_setting(c10::Device device, const std::vector<WrapperParts>& wrappers) {
   fmt::print("halfstep {}, LibTorch {}\n", version(), torch_version());
@@ -46,10 +58,13 @@ void print_run(const Trainer& trainer, const RunOptions& options, const std::str
   print_setting(trainer.device(), parts.wrappers);
   fmt::print("config {}, work dir {}, seed {}\n", config_name, trainer.work_dir().root().string(),
              parts.seed);
-  fmt::print("{} parameters; {} training examples in {} batches of {}; {} {}{}\n", weights,
-             parts.train_loader->dataset().size(), parts.train_loader->num_batches(),
-             parts.train_loader->options().batch_size, parts.loop.length,
-             parts.loop.by_epoch ? "epoch" : "iteration", parts.loop.length == 1 ? "" : "s");
+  const auto& loader = *parts.train_loader;
+  const auto ranks = loader.options().ranks;
+  fmt::print("{} parameters; {} training examples in {} batches of {}{}; {} {}{}\n", weights,
+             loader.dataset().size(), loader.num_batches(), loader.total_batch_size(),
+             ranks > 1 ? fmt::format(" ({} x {})", ranks, loader.options().batch_size) : "",
+             parts.loop.length, parts.loop.by_epoch ? "epoch" : "iteration",
+             parts.loop.length == 1 ? "" : "s");
   for (const auto& wrapper : parts.wrappers)
     for (const auto& note : wrapper.notes) fmt::print("{}\n", note);
   if (trainer.put_aside())
@@ -111,8 +126,10 @@ std::string resume_command(const Trainer& trainer, const std::string& program) {
 
 }  // namespace
 
-int train_command(Config config, const RunOptions& options, const std::string& config_name,
-                  const std::string& program) {
+namespace {
+
+int run_training(Config config, const RunOptions& options, const std::string& config_name,
+                 const std::string& program) {
   Trainer trainer(std::move(config), options);
   print_run(trainer, options, config_name);
   const auto outcome = trainer.train();
@@ -132,6 +149,37 @@ int train_command(Config config, const RunOptions& options, const std::string& c
   if (options.requeue && signal == SIGUSR1 && options.launch.rank == 0)
     fmt::print("{}\n", detail::requeue_job(dist::process_variables()));
   return signal != 0 ? 128 + signal : 0;
+}
+
+// Of a machine's GPUs each rank takes its own; where it sees but one, the launcher has chosen.
+c10::Device device_of_rank(c10::Device device, const dist::LaunchEnvironment& launch) {
+  if (device.is_cpu() || device.index() != 0) return device;
+  const auto count = static_cast<int>(torch::cuda::device_count());
+  if (count == 1) return device;
+  HALFSTEP_CHECK_USAGE(launch.local_rank < count, "launch",
+                       "each process of a machine must have a GPU of its own, but there are ",
+                       launch.local_world_size, " and ", count,
+                       "; start fewer, or train with --device cpu");
+  return {device.type(), static_cast<c10::DeviceIndex>(launch.local_rank)};
+}
+
+}  // namespace
+
+int train_command(Config config, RunOptions options, const std::string& config_name,
+                  const std::string& program) {
+  const auto& launch = options.launch;
+  if (launch.world_size == 1) return run_training(std::move(config), options, config_name, program);
+  const auto folder = rank_folder(options.work_dir, launch.rank, options.resume);
+  if (launch.rank != 0) redirect_output(folder);
+  options.device = device_of_rank(options.device, launch);
+  dist::ProcessGroupOptions joining(launch);
+  if (options.device.is_cpu()) joining.backend(dist::Backend::gloo);
+  read_dist_cfg(config, joining);
+  dist::ProcessGroup group(joining);
+  options.group = &group;
+  fmt::print("process {} of {} ({}), on {}\n", launch.rank, launch.world_size,
+             dist::backend_name(group.backend()), host_name());
+  return group.run([&] { return run_training(std::move(config), options, config_name, program); });
 }
 
 int test_command(Config config, const RunOptions& options,

@@ -9,7 +9,7 @@ namespace halfstep::train {
 
 /// `halfstep train`: says what will run, trains, says what ran. `program` is what was typed to
 /// start it. Returns the exit status.
-int train_command(Config config, const RunOptions& options, const std::string& config_name,
+int train_command(Config config, RunOptions options, const std::string& config_name,
                   const std::string& program);
 
 /// `halfstep test`: prints the accuracy of a checkpoint's model on the test data. Returns the exit

@@ -7,6 +7,7 @@
 #include "halfstep/train/commands.h"
 #include "halfstep/train/launch/launch_commands.h"
 #include "halfstep/train/launch/requeue.h"
+#include "halfstep/train/loop/rank_files.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -16,6 +17,7 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <unistd.h>
 
 namespace halfstep::train {
 
@@ -38,6 +40,7 @@ struct Arguments {
   bool dry_run = false;
   bool amp = false;
   bool precision_report = false;
+  bool auto_scale_lr = false;
   bool resolved = false;
 };
 
@@ -76,6 +79,9 @@ void add_training(CLI::App& command, Arguments& arguments) {
   command.add_flag("--precision-report", arguments.precision_report,
                    "Print at the end in which dtype each op of the second step ran, and what was "
                    "cast; also in the work dir, as precision_report.json");
+  command.add_flag("--auto-scale-lr", arguments.auto_scale_lr,
+                   "Multiply learning rates by the examples of a step over "
+                   "auto_scale_lr.base_batch_size");
   command.add_flag("--requeue", arguments.requeue,
                    "When SIGUSR1 has stopped the run, let Slurm start it again where it was "
                    "(docs/scaling.md)");
@@ -138,6 +144,7 @@ RunOptions run_options(const Arguments& arguments) {
   options.amp = arguments.amp;
   options.precision_report = arguments.precision_report;
   options.requeue = arguments.requeue;
+  options.auto_scale_lr = arguments.auto_scale_lr;
   if (!arguments.seed.empty()) options.seed = detail::parse_seed(arguments.seed);
   return options;
 }
@@ -245,6 +252,11 @@ int main(int argc, char** argv) {
   const auto fail = [](const std::string& message, int status) {
     std::fflush(stdout);
     std::cerr << "error: " << message << std::endl;
+    // A rank but the first one prints into a file of its own.
+    if (const int original = original_error(); original != STDERR_FILENO) {
+      const auto line = "error: " + message + "\n";
+      [[maybe_unused]] const auto written = ::write(original, line.data(), line.size());
+    }
     return status;
   };
   try {

@@ -27,10 +27,13 @@ Loader::Loader(std::shared_ptr<const Dataset> dataset, LoaderOptions options)
   HALFSTEP_CHECK_USAGE(options_.batch_size >= 1, "Loader",
                        "batch_size must be at least 1, but got ", options_.batch_size,
                        "; 64 is usual");
+  HALFSTEP_CHECK_USAGE(options_.ranks >= 1 && options_.rank >= 0 && options_.rank < options_.ranks,
+                       "Loader", "rank must be from 0 to ranks - 1, but got ", options_.rank,
+                       " of ", options_.ranks, "; 0 of 1 is the default");
   HALFSTEP_CHECK_USAGE(dataset_->size() >= 1, "Loader",
                        "the data set must have examples, but is empty; check its folder and limit");
   HALFSTEP_CHECK_USAGE(num_batches() >= 1, "Loader",
-                       "the data set must have at least one batch of ", options_.batch_size,
+                       "the data set must have at least one batch of ", total_batch_size(),
                        ", but has ", dataset_->size(),
                        " examples; make batch_size smaller or drop_last false");
   set_epoch(0);
@@ -51,18 +54,34 @@ void Loader::set_epoch(int64_t epoch) {
 }
 
 int64_t Loader::num_batches() const {
-  const int64_t whole = dataset_->size() / options_.batch_size;
-  const bool rest = dataset_->size() % options_.batch_size != 0;
+  const int64_t whole = dataset_->size() / total_batch_size();
+  const bool rest = dataset_->size() % total_batch_size() != 0;
   return whole + (rest && !options_.drop_last ? 1 : 0);
+}
+
+int64_t Loader::batch_end(int64_t number) const {
+  return std::min((number + 1) * total_batch_size(), dataset_->size());
+}
+
+int64_t Loader::num_examples(int64_t number) const {
+  const int64_t all = batch_end(number) - number * total_batch_size();
+  return (all - options_.rank + options_.ranks - 1) / options_.ranks;
+}
+
+double Loader::weight(int64_t number) const {
+  const int64_t all = batch_end(number) - number * total_batch_size();
+  return static_cast<double>(num_examples(number) * options_.ranks) / static_cast<double>(all);
 }
 
 Batch Loader::batch(int64_t number) const {
   HALFSTEP_CHECK_USAGE(number >= 0 && number < num_batches(), "Loader",
                        "a batch's number must be from 0 to ", num_batches() - 1, ", but got ",
                        number, "; go up to num_batches()");
-  const int64_t first = number * options_.batch_size;
-  const int64_t count = std::min(options_.batch_size, dataset_->size() - first);
-  return dataset_->get_batch(order_.narrow(0, first, count));
+  const int64_t first = number * total_batch_size();
+  if (num_examples(number) == 0) return dataset_->get_batch(order_.narrow(0, first, 1));
+  // A data set may read the numbers one after the other.
+  return dataset_->get_batch(
+      order_.slice(0, first + options_.rank, batch_end(number), options_.ranks).contiguous());
 }
 
 }  // namespace halfstep::train

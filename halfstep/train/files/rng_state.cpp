@@ -23,7 +23,29 @@ std::map<std::string, at::Generator> generators() {
   return result;
 }
 
+void set_state(const std::string& name, at::Generator generator, const at::Tensor& state) {
+  try {
+    const std::lock_guard<std::mutex> lock(generator.mutex());
+    generator.set_state(state);
+  } catch (const c10::Error& error) {
+    halfstep::detail::raise<EnvironmentError>(
+        "checkpoint", name, " must be a state of this LibTorch's generator, but it says: ",
+        error.what_without_backtrace(), "; use the LibTorch the checkpoint was made with");
+  }
+}
+
 }  // namespace
+
+at::Tensor generator_state(c10::Device device) {
+  auto generator = at::globalContext().defaultGenerator(device);
+  const std::lock_guard<std::mutex> lock(generator.mutex());
+  return generator.get_state();
+}
+
+void set_generator_state(c10::Device device, const at::Tensor& state) {
+  set_state(c10::str("the generator of ", device), at::globalContext().defaultGenerator(device),
+            state);
+}
 
 void save_rng(Checkpoint& checkpoint) {
   for (auto& [name, generator] : generators()) {
@@ -38,15 +60,7 @@ void load_rng(const Checkpoint& checkpoint) {
                              "use a checkpoint of halfstep train");
   for (auto& [name, generator] : generators()) {
     const auto saved = checkpoint.tensors.find(name);
-    if (saved == checkpoint.tensors.end()) continue;
-    try {
-      const std::lock_guard<std::mutex> lock(generator.mutex());
-      generator.set_state(saved->second);
-    } catch (const c10::Error& error) {
-      halfstep::detail::raise<EnvironmentError>(
-          "checkpoint", name, " must be a state of this LibTorch's generator, but it says: ",
-          error.what_without_backtrace(), "; use the LibTorch the checkpoint was made with");
-    }
+    if (saved != checkpoint.tensors.end()) set_state(name, generator, saved->second);
   }
 }
 

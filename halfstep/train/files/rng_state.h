@@ -12,4 +12,9 @@ void save_rng(Checkpoint& checkpoint);
 /// state is none of this LibTorch's.
 void load_rng(const Checkpoint& checkpoint);
 
+/// The state of one device's default generator (uint8, on the CPU), and setting it back. Throws
+/// EnvironmentError where it is none of this LibTorch's.
+at::Tensor generator_state(c10::Device device);
+void set_generator_state(c10::Device device, const at::Tensor& state);
+
 }  // namespace halfstep::train

@@ -44,7 +44,7 @@ std::optional<double> samples_per_second(const Trainer& trainer) {
   const auto& hub = trainer.message_hub();
   if (!hub.has("train/time")) return std::nullopt;
   const double seconds = hub.mean("train/time", MessageHub::kept);
-  return static_cast<double>(trainer.parts().train_loader->options().batch_size) / seconds;
+  return static_cast<double>(trainer.parts().train_loader->total_batch_size()) / seconds;
 }
 
 bool ends_epoch(const Trainer& trainer) {
@@ -64,7 +64,7 @@ void LoggerHook::before_run(Trainer& trainer) {
   std::filesystem::create_directory(trainer.work_dir().scalars_file().parent_path(), ignored);
   scalars_.emplace(trainer.work_dir().scalars_file());
   log_.emplace(trainer.work_dir().log_file());
-  if (ProgressBar::fits()) bar_.emplace();
+  if (trainer.is_first() && ProgressBar::fits()) bar_.emplace();
   nlohmann::ordered_json line{{"event", trainer.resumed_from().empty() ? "start" : "resume"},
                               {"step", trainer.progress().step},
                               {"halfstep", version()},
@@ -75,6 +75,14 @@ void LoggerHook::before_run(Trainer& trainer) {
     line[wrapper.named("loss_scale")] = wrapper.amp.describe_scale();
   }
   line["seed"] = trainer.parts().seed;
+  if (const auto& ranks = trainer.ranks(); ranks.count() > 1) {
+    line["rank"] = ranks.rank();
+    line["ranks"] = ranks.count();
+    line["backend"] = dist::backend_name(ranks.group()->backend());
+    auto& seeds = line["rank_seeds"] = nlohmann::ordered_json::array();
+    for (int rank = 0; rank < ranks.count(); ++rank)
+      seeds.push_back(rank_seed(trainer.parts(), rank));
+  }
   log_->write(line);
 }
 

@@ -43,7 +43,7 @@ void SampleGridHook::before_run(Trainer& trainer) {
 
 void SampleGridHook::after_train_epoch(Trainer& trainer) {
   const auto epoch = trainer.progress().epoch;
-  if (epoch % interval_ != 0) return;
+  if (epoch % interval_ != 0 || !trainer.is_first()) return;
   auto& gan = static_cast<BaseGan&>(*trainer.parts().model);
   const EvaluationMode mode(gan);
   const at::NoGradGuard no_grad;

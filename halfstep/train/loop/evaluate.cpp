@@ -43,6 +43,7 @@ std::optional<Evaluation> evaluate(BaseModel& model, Loader& loader, c10::Device
       evaluator.compute();  // of no use, but not to be found by the next one
       return std::nullopt;
     }
+    if (loader.num_examples(number) == 0) continue;
     const auto raw = loader.batch(number);
     if (options.before_batch) options.before_batch(number, raw);
     {
@@ -58,6 +59,17 @@ std::optional<Evaluation> evaluate(BaseModel& model, Loader& loader, c10::Device
       examples += count;
     }
     if (options.after_batch) options.after_batch(number, raw);
+  }
+  if (options.sum_over_ranks) {
+    const auto sum = [&](const auto& tensor) { return options.sum_over_ranks(tensor.cpu()); };
+    loss_sum = sum(loss_sum);
+    correct = sum(correct);
+    examples = sum(torch::scalar_tensor(examples, torch::kLong)).template item<int64_t>();
+    // A rank without batches has seen nothing that speaks against it.
+    classification =
+        sum(torch::scalar_tensor(classification ? 0 : 1, torch::kLong)).template item<int64_t>() ==
+        0;
+    evaluator.reduce(options.sum_over_ranks);
   }
   Evaluation result;
   result.loss = loss_sum.item<double>() / static_cast<double>(examples);

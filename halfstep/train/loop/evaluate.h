@@ -29,6 +29,9 @@ struct EvaluateOptions {
   std::function<void(int64_t, const Batch&)> after_batch = {};
   /// Predictions are the model's test_step; else its val_step.
   bool testing = false;
+  /// Of several ranks, where the loader gives this one its part of each batch: then all get the
+  /// results over all examples. `stop` is asked as often on each.
+  SumOverRanks sum_over_ranks = {};
 };
 
 /// Runs the model in evaluation mode, without gradients, over a whole loader, in autocast where

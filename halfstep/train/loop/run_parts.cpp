@@ -1,7 +1,9 @@
 #include "halfstep/train/loop/run_parts.h"
 
 #include "halfstep/core/error.h"
+#include "halfstep/train/loop/auto_scale_lr.h"
 #include "halfstep/train/loop/older_keys.h"
+#include "halfstep/train/loop/ranks.h"
 #include "halfstep/train/loop/settings.h"
 #include "halfstep/train/models/build_model.h"
 #include "halfstep/train/optim/iter_based.h"
@@ -15,8 +17,13 @@ namespace halfstep::train {
 
 namespace {
 
-std::unique_ptr<Loader> read_loader(Config config, uint64_t seed) {
+/// With `group`, this process's part of each batch.
+std::unique_ptr<Loader> read_loader(Config config, uint64_t seed, const dist::ProcessGroup* group) {
   LoaderOptions options;
+  if (group != nullptr) {
+    options.rank = group->rank();
+    options.ranks = group->world_size();
+  }
   options.batch_size = config.get<int64_t>("batch_size", options.batch_size);
   if (options.batch_size < 1) config.fail("batch_size", "must be at least 1");
   options.shuffle = config.get<bool>("shuffle", options.shuffle);
@@ -24,9 +31,13 @@ std::unique_ptr<Loader> read_loader(Config config, uint64_t seed) {
   options.seed = seed;
   auto dataset_config = config.child("dataset");
   auto dataset = datasets().build(dataset_config);
-  if (options.drop_last && dataset->size() < options.batch_size)
-    config.fail("batch_size", "must be at most " + std::to_string(dataset->size()) +
-                                  ", the number of examples, where drop_last is true");
+  if (options.drop_last && dataset->size() < options.batch_size * options.ranks)
+    config.fail(
+        "batch_size",
+        "must be at most " + std::to_string(dataset->size() / options.ranks) +
+            ", the number of examples" +
+            (options.ranks > 1 ? " over " + std::to_string(options.ranks) + " processes" : "") +
+            ", where drop_last is true");
   return std::make_unique<Loader>(std::move(dataset), options);
 }
 
@@ -41,6 +52,9 @@ void read_seed(Config& config, const RunOptions& options, std::optional<uint64_t
   const auto seed = randomness.get<int64_t>("seed", 0);
   if (seed < 0) randomness.fail("seed", "must be from 0 to 2^63 - 1");
   parts.seed = static_cast<uint64_t>(seed);
+  // Asked for first: a default in the settings would part them from those of older checkpoints.
+  constexpr const char* diff = "diff_rank_seed";
+  if (randomness.has(diff)) parts.diff_rank_seed = randomness.get<bool>(diff);
   torch::manual_seed(parts.seed);
 }
 
@@ -106,7 +120,7 @@ Evaluator read_evaluator(Config& config, const char* key) {
 /// The loader, the metrics and the precision of the first of two pairs of keys that is there; the
 /// other pair is another command's.
 void read_evaluation(Config& config, const char* first, const char* second, c10::Device device,
-                     RunParts& parts) {
+                     RunParts& parts, const dist::ProcessGroup* group = nullptr) {
   const auto key = [](const char* kind, const char* part) { return std::string(kind) + part; };
   const auto read = [&](const char* part, const auto& use) {
     const auto wanted = key(first, part);
@@ -115,11 +129,13 @@ void read_evaluation(Config& config, const char* first, const char* second, c10:
     use(has_first ? wanted : other);
     if (has_first) config.ignore(other);
   };
-  read("_dataloader", [&](const std::string& name) {
-    if (auto loader = config.child_if(name)) parts.test_loader = read_loader(*loader, parts.seed);
-  });
   read("_evaluator", [&](const std::string& name) {
     if (config.has(name)) parts.evaluator = read_evaluator(config, name.c_str());
+  });
+  read("_dataloader", [&](const std::string& name) {
+    if (auto loader = config.child_if(name))
+      parts.test_loader =
+          read_loader(*loader, parts.seed, parts.evaluator.can_reduce() ? group : nullptr);
   });
   read("_cfg", [&](const std::string& name) {
     auto optim_wrapper = config.child("optim_wrapper");
@@ -140,6 +156,10 @@ OptimWrapperBase& RunParts::optim_wrapper() const {
   return *wrappers.front().wrapper;
 }
 
+uint64_t rank_seed(const RunParts& parts, int rank) {
+  return parts.seed + (parts.diff_rank_seed ? static_cast<uint64_t>(rank) : 0);
+}
+
 std::filesystem::path read_load_from(Config& config, const RunOptions& options) {
   // In quotes, so that it is a text whatever the file's name.
   if (!options.load_from.empty())
@@ -154,16 +174,23 @@ RunParts build_training(Config& config, const RunOptions& options,
   read_seed(config, options, checkpoint_seed, parts);
   read_model(config, options, parts);
   auto optim_wrapper = config.child("optim_wrapper");
-  parts.wrappers = build_wrappers(optim_wrapper, *parts.model, options.device, options.amp);
+  parts.wrappers =
+      build_wrappers(optim_wrapper, *parts.model, options.device, options.amp, options.group);
   if (!parts.wrappers.front().name.empty()) parts.dict = make_dict(parts.wrappers);
   read_loop(config, parts);
-  parts.train_loader = read_loader(config.child("train_dataloader"), parts.seed);
+  parts.train_loader = read_loader(config.child("train_dataloader"), parts.seed, options.group);
+  scale_rates(config, options.auto_scale_lr, parts.train_loader->total_batch_size(),
+              parts.wrappers);
+  parts.ddp = read_ddp_options(config);
+  // For its keys: whoever joined the processes has read it.
+  dist::ProcessGroupOptions joined;
+  read_dist_cfg(config, joined);
   convert_to_iter_based(config, parts.train_loader->num_batches(),
                         parts.wrappers.front().wrapper->accumulative_counts(),
                         parts.wrappers.size() > 1);
   build_schedulers(config, parts.loop.by_epoch, parts.wrappers);
   read_hooks(config, parts);
-  read_evaluation(config, "val", "test", options.device, parts);
+  read_evaluation(config, "val", "test", options.device, parts, options.group);
   config.finish();
   parts.resolved_config = config.resolved();
   parts.settings = binding_settings(config);
@@ -177,8 +204,10 @@ RunParts build_testing(Config& config, const RunOptions& options) {
   auto optim_wrapper = config.child("optim_wrapper");
   parts.wrappers =
       read_wrappers_for_testing(optim_wrapper, *parts.model, options.device, options.amp);
-  for (const char* key : {"randomness", "param_scheduler", "train_cfg", "default_hooks",
-                          "custom_hooks", "log_processor", "load_from", "train_dataloader"})
+  for (const char* key :
+       {"randomness", "param_scheduler", "train_cfg", "default_hooks", "custom_hooks",
+        "log_processor", "load_from", "train_dataloader", "auto_scale_lr", "env_cfg",
+        "model_wrapper_cfg", "find_unused_parameters"})
     config.ignore(key);
   if (!config.has("val_dataloader")) config.child("test_dataloader");
   read_evaluation(config, "test", "val", options.device, parts);

@@ -1,5 +1,7 @@
 #pragma once
+#include "halfstep/dist/ddp_options.h"
 #include "halfstep/dist/launch_environment.h"
+#include "halfstep/dist/process_group.h"
 #include "halfstep/optim_wrapper/optim_wrapper_dict.h"
 #include "halfstep/train/data/loader.h"
 #include "halfstep/train/hooks/hook_list.h"
@@ -29,6 +31,8 @@ struct RunOptions {
   bool precision_report = false;           ///< --precision-report: record the precision of one step
   std::filesystem::path load_from = {};    ///< --load-from: instead of the config's load_from
   dist::LaunchEnvironment launch = {};     ///< --launcher: who this process is in its job
+  dist::ProcessGroup* group = nullptr;     ///< the processes of the job, joined; null: one process
+  bool auto_scale_lr = false;              ///< --auto-scale-lr: auto_scale_lr.enable is true
   bool requeue = false;                    ///< --requeue: after SIGUSR1 tell Slurm to start again
   bool late_outcomes = false;  ///< for tests: on the CPU, too, learn of skips as late as on a GPU
 };
@@ -45,7 +49,10 @@ struct RunParts {
   std::unique_ptr<Loader> train_loader;
   /// val_dataloader, else test_dataloader; null where the config has neither.
   std::unique_ptr<Loader> test_loader;
-  Evaluator evaluator;  ///< what that one is measured by; empty: the default
+  Evaluator evaluator;                       ///< what that one is measured by; empty: the default
+  dist::DistributedDataParallelOptions ddp;  ///< how gradients are exchanged, if they are
+  /// Whether ranks draw different random numbers; see rank_seed.
+  bool diff_rank_seed = true;
   std::string resolved_config;
   nlohmann::json settings;  ///< what a resumed run must have in common with this one
 
@@ -57,6 +64,10 @@ struct RunParts {
   /// The precision in which the model is evaluated.
   const AmpSettings& amp() const { return evaluation.of(wrappers); }
 };
+
+/// What a rank's generators begin with: the seed plus its number, as MMEngine's diff_rank_seed, or
+/// the seed.
+uint64_t rank_seed(const RunParts& parts, int rank);
 
 /// The config's load_from, which `options` may set; empty where neither says one.
 std::filesystem::path read_load_from(Config& config, const RunOptions& options);

@@ -4,6 +4,7 @@
 #include "halfstep/core/version.h"
 #include "halfstep/train/files/module_state.h"
 #include "halfstep/train/files/rng_state.h"
+#include "halfstep/train/loop/rank_state.h"
 #include "halfstep/train/loop/settings.h"
 #include "halfstep/train/loop/trainer.h"
 #include "halfstep/train/loop/wrapper_state.h"
@@ -61,18 +62,28 @@ void check_same_data(const Trainer& trainer, const nlohmann::json& data,
                        "; restore the data, or start anew without --resume");
 }
 
-Progress read_progress(const Trainer& trainer, const nlohmann::json& json,
+/// Of a run with that many batches an epoch, unless its layout has changed on the way.
+Progress read_progress(const nlohmann::json& json, const RankLayout& layout,
                        const std::filesystem::path& source) {
   const auto progress = json.get<Progress>();
-  const auto batches = trainer.parts().train_loader->num_batches();
-  const bool possible = progress.epoch >= 0 && progress.epoch <= progress.step &&
-                        progress.batch >= 0 && progress.batch <= batches &&
-                        progress.step == progress.epoch * batches + progress.batch &&
-                        progress.skipped_steps >= 0 && progress.skipped_steps <= progress.step;
+  const auto batches = layout.batches;
+  const bool possible =
+      progress.epoch >= 0 && progress.epoch <= progress.step && progress.batch >= 0 &&
+      progress.batch <= batches &&
+      (layout.changed || progress.step == progress.epoch * batches + progress.batch) &&
+      progress.skipped_steps >= 0 && progress.skipped_steps <= progress.step;
   HALFSTEP_CHECK_ENVIRONMENT(possible, "resume", "'", source.string(), "' must say where a run of ",
                              batches, " batches an epoch stands, but says ", json.dump(),
                              "; the file is damaged: take another checkpoint");
   return progress;
+}
+
+/// The settings a checkpoint was written with; another number of ranks may have another batch_size.
+nlohmann::json settings_of(const nlohmann::json& state, const RankLayout& then,
+                           const RankLayout& now) {
+  auto settings = state.at("settings");
+  if (then.ranks != now.ranks) settings["train_dataloader"]["batch_size"] = now.batch_size;
+  return settings;
 }
 
 void warn_where_bits_may_differ(const Trainer& trainer, const nlohmann::json& environment) {
@@ -115,6 +126,7 @@ Checkpoint collect_state(const Trainer& trainer) {
   save_module(*parts.model, checkpoint);
   collect_wrappers(trainer, checkpoint);
   save_rng(checkpoint);
+  collect_rank_state(trainer, checkpoint);
   checkpoint.state["progress"] = trainer.progress();
   checkpoint.state["seed"] = parts.seed;
   const auto& loader = *parts.train_loader;
@@ -165,9 +177,14 @@ void restore_state(Trainer& trainer, ResumePoint& from) {
   const auto& state = checkpoint.state;
   guard_state(source, [&] {
     auto& parts = trainer.parts();
-    check_same_settings(state.at("settings"), parts.settings, source);
+    const auto now = layout_of(trainer);
+    const auto then = layout_of(state, parts.train_loader->options().drop_last);
+    check_same_settings(settings_of(state, then, now), parts.settings, source);
     check_same_data(trainer, state.at("data"), source);
-    const auto progress = read_progress(trainer, state.at("progress"), source);
+    const auto saved = read_progress(state.at("progress"), then, source);
+    const auto progress = translate(saved, then, now, source);
+    if (then.changed || then.examples_in_a_step() != now.examples_in_a_step())
+      trainer.set_ranks_changed();
     restore_fall_backs(trainer, state);
     warn_where_bits_may_differ(trainer, state.at("environment"));
     load_hooks(parts, state.at("hooks"), source);
@@ -176,6 +193,7 @@ void restore_state(Trainer& trainer, ResumePoint& from) {
     restore_wrappers(trainer, checkpoint);
     trainer.progress() = progress;
     load_rng(checkpoint);
+    restore_rank_state(trainer, checkpoint);
   });
 }
 

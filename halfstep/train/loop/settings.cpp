@@ -37,7 +37,8 @@ json binding_settings(const Config& config) {
   json settings = config.to_json();
   for (const char* key :
        {"train_cfg", "val_cfg", "val_dataloader", "val_evaluator", "test_cfg", "test_dataloader",
-        "test_evaluator", "default_hooks", "custom_hooks", "log_processor", "load_from"})
+        "test_evaluator", "default_hooks", "custom_hooks", "log_processor", "load_from", "env_cfg",
+        "model_wrapper_cfg", "find_unused_parameters"})
     settings.erase(key);
   settings["train_dataloader"]["dataset"].erase("root");
   return settings;

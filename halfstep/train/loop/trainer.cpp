@@ -5,10 +5,13 @@
 #include "halfstep/inspect/precision_recorder.h"
 #include "halfstep/train/files/atomic_file.h"
 #include "halfstep/train/loop/precision_json.h"
+#include "halfstep/train/loop/rank_files.h"
 #include "halfstep/train/loop/stop_signal.h"
 
 #include <algorithm>
 #include <utility>
+
+#include <torch/utils.h>
 
 namespace halfstep::train {
 
@@ -19,13 +22,22 @@ constexpr int64_t count_dtypes_every = 50;
 
 Trainer::Trainer(Config config, const RunOptions& options)
     : device_(options.device),
+      ranks_(options.group),
       load_from_(read_load_from(config, options)),
       resume_point_(find_resume_point(options, load_from_)),
       parts_(build_training(config, options,
                             resume_point_ ? std::optional(resume_point_->seed) : std::nullopt)),
       no_scaler_(GradScalerOptions(device_.type()).enabled(false)),
-      work_dir_(options.work_dir),
+      work_dir_(rank_folder(options.work_dir, ranks_.rank(), options.resume)),
       wants_precision_report_(options.precision_report) {
+  // None goes on before all have read what they resume from: the first one moves files then.
+  ranks_.check_same("resume", "the checkpoint to go on from",
+                    resume_point_ ? resume_point_->source.string() : "none",
+                    "let all processes see the same files");
+  ranks_.check_same("config", "the config (with --amp, --seed and --device)",
+                    shared_settings(config, options),
+                    "start all processes with the same file and options");
+  if (!is_first()) torch::manual_seed(rank_seed(parts_, ranks_.rank()));
   for (size_t i = 0; i < parts_.wrappers.size(); ++i) {
     runs_.push_back({LateOutcome(options.late_outcomes), {}});
     observe(i);
@@ -37,9 +49,10 @@ Trainer::Trainer(Config config, const RunOptions& options)
     resume();
   } else {
     if (!load_from_.empty()) load_initial_weights(*this, load_from_);
-    if (!options.resume) put_aside_ = work_dir_.put_earlier_run_aside();
+    if (!options.resume && is_first()) put_aside_ = work_dir_.put_earlier_run_aside();
   }
-  write_file(work_dir_.config_file(), parts_.resolved_config);
+  ranks_.connect(parts_);
+  if (is_first()) write_file(work_dir_.config_file(), parts_.resolved_config);
 }
 
 void Trainer::resume() {
@@ -47,6 +60,7 @@ void Trainer::resume() {
   resumed_from_ = resume_point_->source;
   resume_point_.reset();
   first_step_ = progress_.step;
+  if (!is_first()) return;
   // Files are compared as files: paths may go different ways.
   std::error_code ignored;
   const auto folder = std::filesystem::absolute(resumed_from_).parent_path();
@@ -69,8 +83,10 @@ Trainer::Outcome Trainer::train() {
       std::any_of(parts_.wrappers.begin(), parts_.wrappers.end(), rehearses));
   parts_.model->train();
   const auto stop = [&] {
-    stop_signal_ = signal.received();
-    return stop_requested_ || stop_signal_ != 0;
+    const int signal_here = signal.received();
+    const int agreed = ranks_.agree(signal_here != 0 ? signal_here : stop_requested_ ? 1 : 0);
+    stop_signal_ = agreed > 1 ? agreed : 0;
+    return agreed != 0;
   };
   parts_.hooks.for_each([&](Hook& hook) { hook.before_run(*this); });
   bool stopped = stop();
@@ -156,7 +172,9 @@ bool Trainer::validate(const Stop& stop) {
   settle();
   const auto each = [this](auto&& f) { parts_.hooks.for_each(f); };
   each([&](Hook& hook) { hook.before_val_epoch(*this); });
+  ranks_.sync_buffers();
   EvaluateOptions options{.stop = stop};
+  if (parts_.test_loader->options().ranks > 1) options.sum_over_ranks = ranks_.sum();
   options.before_batch = [&](int64_t number, const Batch& batch) {
     each([&](Hook& hook) { hook.before_val_iter(*this, number, batch); });
   };
@@ -179,6 +197,8 @@ void Trainer::run_iter() {
   const auto at_step = [&](const auto& part) {
     try {
       return part();
+    } catch (const c10::DistError&) {
+      throw;  // another rank's fault: ProcessGroup::run says whose
     } catch (const c10::OutOfMemoryError& error) {
       halfstep::detail::raise<EnvironmentError>(
           "train", "step ", step,
@@ -203,6 +223,7 @@ void Trainer::train_step(const Batch& batch) {
   // Not the first step, which has more to set up.
   if (wants_precision_report_ && steps_of_this_process() == 1)
     precision_recorder_.emplace(*parts_.model);
+  ranks_.begin_step(parts_.train_loader->weight(progress_.batch));
   observe_ops(true);
   try {
     log_vars_ = parts_.model->train_step(batch, parts_.optim_wrapper());
@@ -215,7 +236,8 @@ void Trainer::train_step(const Batch& batch) {
   if (precision_recorder_) {
     precision_report_ = precision_recorder_->report();
     precision_recorder_.reset();
-    write_file(work_dir_.precision_report_file(), to_json(*precision_report_).dump(2) + "\n");
+    if (is_first())
+      write_file(work_dir_.precision_report_file(), to_json(*precision_report_).dump(2) + "\n");
   }
   if (counts_dtypes_) ++counted_steps_;
   loss_ = log_vars_.contains("loss") ? log_vars_["loss"] : torch::Tensor();
@@ -269,6 +291,7 @@ void Trainer::write_checkpoint(const std::filesystem::path& file) {
   check_numbers();
   check_weights();
   auto checkpoint = collect_state(*this);
+  if (!is_first()) return;
   parts_.hooks.for_each([&](Hook& hook) { hook.before_save_checkpoint(*this, checkpoint); });
   checkpoint.save(file);
   parts_.hooks.for_each([&](Hook& hook) { hook.after_save_checkpoint(*this, file); });

@@ -7,6 +7,7 @@
 #include "halfstep/train/loop/evaluate.h"
 #include "halfstep/train/loop/late_outcome.h"
 #include "halfstep/train/loop/progress.h"
+#include "halfstep/train/loop/ranks.h"
 #include "halfstep/train/loop/run_parts.h"
 #include "halfstep/train/loop/run_state.h"
 #include "halfstep/train/loop/work_dir.h"
@@ -31,6 +32,11 @@ namespace halfstep::train {
 /// The whole config is read and checked, and every part built, at construction. On one CPU
 /// thread a resumed run ends with the same bits as an unbroken one (same CPU kind and LibTorch).
 /// Not thread-safe.
+///
+/// With RunOptions::group every rank makes a Trainer with the same config, inside of group.run().
+/// They train together: each takes its part of each batch, gradients are averaged, validations
+/// measured over all examples, and a stop that one is asked for stops all after the same step. Only
+/// the first one writes checkpoints and the work dir's other files.
 class Trainer {
  public:
   /// Builds the run; resumes where `options` says so. Checkpoints in the work dir that are not this
@@ -101,6 +107,14 @@ class Trainer {
   /// Held by this run alone while the trainer lives.
   const WorkDir& work_dir() const { return work_dir_; }
   c10::Device device() const { return device_; }
+  /// The processes of the run. Hooks of all of them are called at the same points; what writes
+  /// files asks is_first(), or writes into work_dir(), which is a folder of its own for each other
+  /// one.
+  const Ranks& ranks() const { return ranks_; }
+  bool is_first() const { return ranks_.is_first(); }
+  /// Whether the run went on with another number of ranks somewhere in its past.
+  bool ranks_changed() const { return ranks_changed_; }
+  void set_ranks_changed() { ranks_changed_ = true; }
   /// Where the run stands; whether the last step was skipped may be missing before settle().
   const Progress& progress() const { return progress_; }
   Progress& progress() { return progress_; }
@@ -176,6 +190,8 @@ class Trainer {
   int64_t skipped_in_a_row() const;
 
   c10::Device device_;
+  Ranks ranks_;
+  bool ranks_changed_ = false;
   std::filesystem::path load_from_;
   std::optional<ResumePoint> resume_point_;
   RunParts parts_;

@@ -47,6 +47,7 @@ void Trainer::observe(size_t wrapper) {
 
 void Trainer::before_update(size_t wrapper) {
   observe_ops(false);
+  ranks_.check_reduced(wrapper);
   settle();  // the update before, whose successor a GPU has been given by now
   active_ = wrapper;
   parts_.hooks.for_each([&](Hook& hook) { hook.after_backward(*this); });

@@ -72,25 +72,27 @@ std::optional<ClipGrad> read_clip(Config& mapping) {
 }
 
 /// The loop words the error, as it knows the step and the epoch.
-GradScalerOptions without_stop(GradScalerOptions options) {
+GradScalerOptions scaler_options(GradScalerOptions options, dist::ProcessGroup* group) {
+  if (group != nullptr && options.check_overflow()) options.process_group(group->handle());
   if (options.at_min_scale() == AtMinScale::stop) options.at_min_scale(AtMinScale::fall_back);
   return options;
 }
 
 std::shared_ptr<OptimWrapper> make_wrapper(Config& mapping, const AmpSettings& amp,
-                                           std::shared_ptr<torch::optim::Optimizer> optimizer) {
+                                           std::shared_ptr<torch::optim::Optimizer> optimizer,
+                                           dist::ProcessGroup* group) {
   const auto counts = read_counts(mapping);
   const auto clip = read_clip(mapping);
   if (!amp.enabled)
     return std::make_shared<OptimWrapper>(
         std::move(optimizer), OptimWrapperOptions().accumulative_counts(counts).clip_grad(clip));
-  return std::make_shared<AmpOptimWrapper>(std::move(optimizer),
-                                           AmpOptimWrapperOptions()
-                                               .dtype(amp.dtype)
-                                               .policy(amp.policy)
-                                               .loss_scale(without_stop(amp.loss_scale.options))
-                                               .accumulative_counts(counts)
-                                               .clip_grad(clip));
+  return std::make_shared<AmpOptimWrapper>(
+      std::move(optimizer), AmpOptimWrapperOptions()
+                                .dtype(amp.dtype)
+                                .policy(amp.policy)
+                                .loss_scale(scaler_options(amp.loss_scale.options, group))
+                                .accumulative_counts(counts)
+                                .clip_grad(clip));
 }
 
 /// Rules by module may name any of the model's: a wrapper's region may run them all.
@@ -101,9 +103,10 @@ AmpSettings read_precision(Config& mapping, const torch::nn::Module& model, c10:
 }
 
 WrapperParts build_one(Config& mapping, const torch::nn::Module& model, torch::nn::Module& module,
-                       c10::Device device, const std::string& name) {
+                       c10::Device device, const std::string& name, dist::ProcessGroup* group) {
   WrapperParts parts;
   parts.name = name;
+  parts.exchanges_gradients = group != nullptr;
   parts.amp = read_precision(mapping, model, device);
   auto built = construct_optimizer(mapping, module, name.empty() ? "" : name + ".");
   for (const auto& warning : built.warnings) std::cerr << "warning: " << warning << '\n';
@@ -115,7 +118,7 @@ WrapperParts build_one(Config& mapping, const torch::nn::Module& model, torch::n
     parts.master_weights = defaults.settings().master_weights;
     choose_weight_dtype(optimizer, parts, module);
   }
-  parts.wrapper = make_wrapper(mapping, parts.amp, std::move(built.optimizer));
+  parts.wrapper = make_wrapper(mapping, parts.amp, std::move(built.optimizer), group);
   parts.choose_shadow_weights();
   return parts;
 }
@@ -218,8 +221,8 @@ void WrapperParts::choose_shadow_weights() const {
   if (amp.enabled) fused->keep_shadow_weights(amp.dtype);
   // A rehearsal has rounded gradients already: casting them back would cost time and change no bit.
   const auto& clip = wrapper->options().clip_grad();
-  const bool as_they_come =
-      wrapper->accumulative_counts() == 1 && (!clip || clip->fits_fused_optimizers());
+  const bool as_they_come = wrapper->accumulative_counts() == 1 &&
+                            (!clip || clip->fits_fused_optimizers()) && !exchanges_gradients;
   const auto dtype = amp.rehearses() && as_they_come ? c10::kHalf : c10::kFloat;
   fused->zero_grad();
   for (const auto& group : fused->param_groups())
@@ -229,11 +232,11 @@ void WrapperParts::choose_shadow_weights() const {
 }
 
 std::vector<WrapperParts> build_wrappers(Config& optim_wrapper, torch::nn::Module& model,
-                                         c10::Device device, bool amp) {
+                                         c10::Device device, bool amp, dist::ProcessGroup* group) {
   auto wrappers =
       read_all(optim_wrapper, model, amp,
                [&](Config& mapping, torch::nn::Module& module, const std::string& name) {
-                 return build_one(mapping, model, module, device, name);
+                 return build_one(mapping, model, module, device, name, group);
                });
   if (!wrappers.front().name.empty()) warn_about_untrained(model, wrappers);
   return wrappers;

@@ -1,4 +1,5 @@
 #pragma once
+#include "halfstep/dist/process_group.h"
 #include "halfstep/optim/master_weights.h"
 #include "halfstep/optim_wrapper/optim_wrapper.h"
 #include "halfstep/scaling/grad_scaler.h"
@@ -21,6 +22,7 @@ struct WrapperParts {
   std::vector<std::string> parameter_names;  ///< of those trained, in the optimizer's order
   std::shared_ptr<OptimWrapper> wrapper;
   optim::MasterWeights master_weights = optim::MasterWeights::none;  ///< the optimizer's
+  bool exchanges_gradients = false;  ///< with other ranks: they have their weights' dtype
   SchedulerList schedulers;
   std::vector<std::string> notes;  ///< lines for the log about how the optimizer was built
 
@@ -54,9 +56,11 @@ struct WrapperParts {
 /// or, with `constructor: OptimWrapperConstructor` (or MultiOptimWrapperConstructor), one for each
 /// further key, which names a submodule of the model and holds such a mapping for its parameters.
 /// With `amp`, --amp is applied first (switch_amp_on), and what it warns about goes to standard
-/// error. Throws UsageError with file and line.
+/// error. With `group` the scalers of all its ranks skip together. Throws UsageError with file and
+/// line.
 std::vector<WrapperParts> build_wrappers(Config& optim_wrapper, torch::nn::Module& model,
-                                         c10::Device device, bool amp);
+                                         c10::Device device, bool amp,
+                                         dist::ProcessGroup* group = nullptr);
 
 /// What testing needs of the same mapping: precision, and the model's 16-bit weights. The keys of
 /// training are allowed, not read; there are no wrappers.

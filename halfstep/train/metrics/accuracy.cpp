@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <ATen/ops/arange.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
@@ -41,11 +42,19 @@ void Accuracy::process(const at::Tensor& output, const at::Tensor& target) {
   examples_ += labels.size(0);
 }
 
+at::Tensor Accuracy::correct() const {
+  if (correct_.defined()) return correct_.to(at::kCPU);
+  return at::zeros({static_cast<int64_t>(topk_.size())}, at::kLong);
+}
+
+void Accuracy::reduce(const SumOverRanks& sum) {
+  correct_ = sum(correct());
+  examples_ = sum(at::scalar_tensor(examples_, at::kLong)).item<int64_t>();
+}
+
 Metrics Accuracy::compute() {
   Metrics result;
-  const auto correct = correct_.defined()
-                           ? correct_.to(at::kCPU)
-                           : at::zeros({static_cast<int64_t>(topk_.size())}, at::kLong);
+  const auto correct = this->correct();
   for (size_t i = 0; i < topk_.size(); ++i)
     result.add(c10::str(prefix_, "/top", topk_[i]),
                static_cast<double>(correct[static_cast<int64_t>(i)].item<int64_t>()) /

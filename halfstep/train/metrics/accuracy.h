@@ -23,7 +23,12 @@ class Accuracy : public Metric {
   void process(const at::Tensor& output, const at::Tensor& target) override;
   Metrics compute() override;
 
+  void reduce(const SumOverRanks& sum) override;
+  bool can_reduce() const override { return true; }
+
  private:
+  at::Tensor correct() const;
+
   std::vector<int64_t> topk_;
   std::string prefix_;
   at::Tensor correct_;  // a count for each of topk_

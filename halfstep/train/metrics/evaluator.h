@@ -1,6 +1,7 @@
 #pragma once
 #include "halfstep/train/metrics/metric.h"
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -17,6 +18,15 @@ class Evaluator {
   /// Gives every metric a batch.
   void process(const at::Tensor& output, const at::Tensor& target) {
     for (const auto& metric : metrics_) metric->process(output, target);
+  }
+
+  /// Whether all metrics can be summed over ranks, and doing so; see Metric::reduce.
+  bool can_reduce() const {
+    return std::all_of(metrics_.begin(), metrics_.end(),
+                       [](const auto& metric) { return metric->can_reduce(); });
+  }
+  void reduce(const SumOverRanks& sum) {
+    for (const auto& metric : metrics_) metric->reduce(sum);
   }
 
   /// All results, in the metrics' order; forgets them. Throws UsageError where two have one name.

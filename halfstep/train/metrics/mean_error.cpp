@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include <ATen/ops/scalar_tensor.h>
+
 namespace halfstep::train {
 
 MeanError::MeanError(Config& config, Kind kind)
@@ -20,6 +22,11 @@ void MeanError::process(const at::Tensor& output, const at::Tensor& target) {
   const auto sum = (kind_ == Kind::absolute ? error.abs() : error.square()).sum(at::kDouble);
   sum_ = sum_.defined() ? sum_ + sum : sum;
   elements_ += output.numel();
+}
+
+void MeanError::reduce(const SumOverRanks& sum) {
+  sum_ = sum(sum_.defined() ? sum_.to(at::kCPU) : at::scalar_tensor(0, at::kDouble));
+  elements_ = sum(at::scalar_tensor(elements_, at::kLong)).item<int64_t>();
 }
 
 Metrics MeanError::compute() {

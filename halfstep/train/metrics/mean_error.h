@@ -21,6 +21,9 @@ class MeanError : public Metric {
   void process(const at::Tensor& output, const at::Tensor& target) override;
   Metrics compute() override;
 
+  void reduce(const SumOverRanks& sum) override;
+  bool can_reduce() const override { return true; }
+
  private:
   Kind kind_;
   std::string name_;

@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -34,6 +35,9 @@ class Metrics {
   std::vector<Item> items_;
 };
 
+/// A tensor's sum over all ranks; it lies on the CPU.
+using SumOverRanks = std::function<at::Tensor(const at::Tensor&)>;
+
 /// Something measured over the examples of a validation.
 ///
 ///   class Accuracy : public Metric {
@@ -53,6 +57,14 @@ class Metric {
 
   /// The results over all batches since the last call; forgets them. Syncs.
   virtual Metrics compute() = 0;
+
+  /// For several ranks, each of which has seen its own batches: puts the sums over all of them in
+  /// the place of what this one has counted so far, by calling `sum` (with int64 or float64, of the
+  /// same shape on all ranks, also on one that has seen no batch) in the same order on all ranks.
+  /// compute() then gives all ranks the results over all examples. Called only where can_reduce()
+  /// says true; else, the default, every rank sees all batches.
+  virtual void reduce(const SumOverRanks& /*sum*/) {}
+  virtual bool can_reduce() const { return false; }
 };
 
 }  // namespace halfstep::train

@@ -2,6 +2,8 @@
 
 #include "halfstep/core/error.h"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
@@ -26,6 +28,11 @@ class Numbers : public Dataset {
 
 Loader make(int64_t size, LoaderOptions options) {
   return Loader(std::make_shared<Numbers>(size), options);
+}
+
+std::vector<int64_t> numbers(const Batch& batch) {
+  const auto* data = batch.target.const_data_ptr<int64_t>();
+  return {data, data + batch.target.numel()};
 }
 
 std::vector<int64_t> epoch(Loader& loader, int64_t number) {
@@ -99,6 +106,61 @@ TEST(Loader, RefusesWrongUse) {
   EXPECT_ERROR(loader.batch(3), UsageError, "from 0 to 2, but got 3");
   EXPECT_ERROR(loader.batch(-1), UsageError, "but got -1");
   EXPECT_ERROR(loader.set_epoch(-1), UsageError, "at least 0");
+}
+
+// Each rank's parts of a batch are, together, the batch of one process; for sizes that divide and
+// those that don't.
+TEST(LoaderOfRanks, TakeEachExampleOnce) {
+  for (const int ranks : {1, 2, 3, 5}) {
+    for (const int64_t size : {30, 31, 41, 44}) {
+      for (const bool drop_last : {false, true}) {
+        SCOPED_TRACE(c10::str(ranks, " ranks, ", size, " examples, drop_last ", drop_last));
+        LoaderOptions options{.batch_size = 3, .shuffle = true, .drop_last = drop_last, .seed = 5};
+        auto whole = options;
+        whole.batch_size *= ranks;
+        auto alone = make(size, whole);
+        alone.set_epoch(1);
+        std::vector<Loader> parts;
+        for (int rank = 0; rank < ranks; ++rank) {
+          options.rank = rank;
+          options.ranks = ranks;
+          parts.push_back(make(size, options));
+          parts.back().set_epoch(1);
+          ASSERT_EQ(parts.back().num_batches(), alone.num_batches());
+          EXPECT_EQ(parts.back().total_batch_size(), 3 * ranks);
+        }
+        for (int64_t number = 0; number < alone.num_batches(); ++number) {
+          auto wanted = numbers(alone.batch(number));
+          std::vector<int64_t> got;
+          double weights = 0;
+          for (const auto& part : parts) {
+            const auto own = numbers(part.batch(number));
+            weights += part.weight(number);
+            if (part.num_examples(number) == 0) {
+              EXPECT_EQ(part.weight(number), 0);
+              EXPECT_EQ(own, std::vector{wanted.front()}) << "something to go through the motions";
+              continue;
+            }
+            EXPECT_EQ(static_cast<int64_t>(own.size()), part.num_examples(number));
+            EXPECT_DOUBLE_EQ(part.weight(number) / ranks,
+                             static_cast<double>(own.size()) / static_cast<double>(wanted.size()));
+            got.insert(got.end(), own.begin(), own.end());
+          }
+          EXPECT_NEAR(weights, ranks, 1e-12);
+          std::sort(wanted.begin(), wanted.end());
+          std::sort(got.begin(), got.end());
+          EXPECT_EQ(got, wanted) << "batch " << number;
+        }
+      }
+    }
+  }
+}
+
+TEST(LoaderOfRanks, RefusesWhatIsNoRank) {
+  EXPECT_ERROR(make(10, {.rank = 2, .ranks = 2}), UsageError, "[Loader]",
+               "rank must be from 0 to ranks - 1, but got 2 of 2");
+  EXPECT_ERROR(make(10, {.batch_size = 6, .drop_last = true, .rank = 0, .ranks = 2}), UsageError,
+               "at least one batch of 12, but has 10");
 }
 
 }  // namespace halfstep::train
