@@ -1,9 +1,12 @@
-// A GAN in the style of MMEditing 0.x: forwards wrapped by auto_fp16, and the loss scaler's calls
-// written out in train_step. configs/dcgan.yaml is the same in the style of MMagic 1.x.
+// A GAN in the style of MMEditing 0.x: forwards wrapped by auto_fp16, and the calls of the loss
+// scaler, and of the reducer that averages gradients over processes, written out in train_step.
+// configs/dcgan.yaml is the same in the style of MMagic 1.x.
 //
 // usage: train_step_0x [scaler | apex | float32]
+//        halfstep dist-run 2 train_step_0x scaler     (or torchrun --no-python, mpirun, srun)
 #include "halfstep/apex.h"
 #include "halfstep/autocast.h"
+#include "halfstep/dist.h"
 #include "halfstep/scaling.h"
 #include "halfstep/train/data/loader.h"
 #include "halfstep/train/data/mnist.h"
@@ -48,6 +51,7 @@ struct DemoModel : torch::nn::Module {
   using Optimizers = std::map<std::string, torch::optim::Optimizer*>;
 
   std::map<std::string, double> train_step(const train::Batch& data_batch, Optimizers optimizer,
+                                           halfstep::dist::GradientReducer* ddp_reducer = nullptr,
                                            halfstep::GradScaler* loss_scaler = nullptr,
                                            halfstep::apex::Amp* apex_amp = nullptr) {
     const auto real = data_batch.data * 2 - 1;
@@ -60,11 +64,11 @@ struct DemoModel : torch::nn::Module {
     optimizer["discriminator"]->zero_grad();
     const auto loss_disc =
         get_loss(run(discriminator, fake.detach()), 0) + get_loss(run(discriminator, real), 1);
-    update(loss_disc, *optimizer["discriminator"], loss_scaler, apex_amp);
+    update(loss_disc, *optimizer["discriminator"], ddp_reducer, loss_scaler, apex_amp);
 
     optimizer["generator"]->zero_grad();
     const auto loss_gen = get_loss(run(discriminator, fake), 1);
-    update(loss_gen, *optimizer["generator"], loss_scaler, apex_amp);
+    update(loss_gen, *optimizer["generator"], ddp_reducer, loss_scaler, apex_amp);
     return {{"loss_disc", loss_disc.item<double>()},
             {"loss_gen", loss_gen.item<double>()},
             {"made", fake.mean().item<double>()},
@@ -72,7 +76,10 @@ struct DemoModel : torch::nn::Module {
   }
 
   static void update(const torch::Tensor& loss, torch::optim::Optimizer& optimizer,
+                     halfstep::dist::GradientReducer* ddp_reducer,
                      halfstep::GradScaler* loss_scaler, halfstep::apex::Amp* apex_amp) {
+    if (ddp_reducer) ddp_reducer->prepare_for_backward({loss});
+
     if (loss_scaler) {
       loss_scaler->scale(loss).backward();
     } else if (apex_amp) {
@@ -95,8 +102,7 @@ struct DemoModel : torch::nn::Module {
   DemoModule generator, discriminator;
 };
 
-int main(int argc, char** argv) {
-  const std::string style = argc > 1 ? argv[1] : "scaler";
+void train_in(halfstep::dist::ProcessGroup& group, const std::string& style) {
   torch::manual_seed(0);
   const torch::Device device(torch::cuda::is_available() ? torch::kCUDA : torch::kCPU);
   // A CPU computes float16 as a GPU would round it.
@@ -111,8 +117,9 @@ int main(int argc, char** argv) {
 
   // What the runner of 0.x does with fp16_loss_scaler: it makes the scaler, and calls update().
   auto scaler_cfg = config.child("runner").child("fp16_loss_scaler");
-  halfstep::GradScaler scaler(
-      halfstep::GradScalerOptions(device.type()).init_scale(scaler_cfg.get<double>("init_scale")));
+  halfstep::GradScaler scaler(halfstep::GradScalerOptions(device.type())
+                                  .init_scale(scaler_cfg.get<double>("init_scale"))
+                                  .process_group(group.handle()));
   config.finish();
   std::optional<halfstep::apex::Amp> amp;
   if (style == "apex")
@@ -121,17 +128,37 @@ int main(int argc, char** argv) {
         halfstep::apex::AmpOptions(halfstep::apex::OptLevel::O1).loss_scale(512)));
   if (style == "scaler") halfstep::wrap_fp16_model(model);
 
+  // One for both networks: what a loss does not depend on counts as done.
+  std::optional<halfstep::dist::GradientReducer> ddp_reducer;
+  if (group.world_size() > 1) {
+    halfstep::dist::DistributedDataParallelOptions options;
+    ddp_reducer.emplace(model.named_parameters(), group, options.find_unused_parameters(true));
+    torch::manual_seed(static_cast<uint64_t>(group.rank()));
+  }
+
   const auto images = std::make_shared<train::Mnist>(train::MnistOptions());
-  train::Loader loader(images, {.batch_size = 32, .shuffle = true});
+  train::Loader loader(images, {.batch_size = 32 / group.world_size(),
+                                .shuffle = true,
+                                .rank = group.rank(),
+                                .ranks = group.world_size()});
   for (int64_t i = 0; i < 150; ++i) {
     auto [data, target] = loader.batch(i);
     const auto log = model.train_step(
         {data.to(device), target}, {{"generator", &generator}, {"discriminator", &discriminator}},
-        style == "scaler" ? &scaler : nullptr, amp ? &*amp : nullptr);
+        ddp_reducer ? &*ddp_reducer : nullptr, style == "scaler" ? &scaler : nullptr,
+        amp ? &*amp : nullptr);
     if (style == "scaler") scaler.update();
-    if (i % 50 == 49)
+    if (i % 50 == 49 && group.is_first())
       std::printf("%ld: loss_disc %.3f, loss_gen %.3f, mean of the images made %.2f, real %.2f\n",
                   i + 1, log.at("loss_disc"), log.at("loss_gen"), log.at("made"), log.at("real"));
   }
-  std::printf("scale %g, skipped %ld\n", scaler.get_scale(), scaler.overflows().skipped_steps);
+  halfstep::dist::check_same_values(group, model.named_parameters(), "the weights");
+  if (group.is_first())
+    std::printf("%d ranks with the same weights, scale %g, skipped %ld\n", group.world_size(),
+                scaler.get_scale(), scaler.overflows().skipped_steps);
+}
+
+int main(int argc, char** argv) {
+  halfstep::dist::ProcessGroup group(halfstep::dist::launch_environment());
+  group.run([&] { train_in(group, argc > 1 ? argv[1] : "scaler"); });
 }
