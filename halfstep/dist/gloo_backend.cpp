@@ -46,13 +46,18 @@ std::string own_address(const dist::LaunchEnvironment& launch) {
                              "but no interface leads to '", launch.master_addr, "' (", why,
                              "); correct it, or name one in GLOO_SOCKET_IFNAME: this machine has ",
                              candidates());
+  // Debian's name for a machine is 127.0.1.1 on the machine itself, and its address on others. Who
+  // says 127.0.0.1 outright has one machine, or hears that there is no rank 0 there.
+  const bool outright =
+      launch.master_addr == "localhost" || dist::is_loopback_address(launch.master_addr);
   HALFSTEP_CHECK_ENVIRONMENT(
-      launch.local_world_size == launch.world_size || !dist::is_loopback_address(*address), kWhere,
-      "ranks on several machines must reach each other, but MASTER_ADDR '", launch.master_addr,
-      "' leads to ", *address,
+      outright || launch.local_world_size == launch.world_size ||
+          !dist::is_loopback_address(*address),
+      kWhere, "ranks on several machines must reach each other, but MASTER_ADDR '",
+      launch.master_addr, "' leads to ", *address,
       ", which only this machine reaches; give the address of rank 0's machine, or name an "
-      "interface in GLOO_SOCKET_IFNAME: this machine has ",
-      candidates());
+      "interface in GLOO_SOCKET_IFNAME (this machine has ",
+      candidates(), "), or, if there is one machine, set LOCAL_WORLD_SIZE");
   return *address;
 }
 

@@ -64,6 +64,7 @@ ProcessGroup::ProcessGroup(const ProcessGroupOptions& options)
   check(options_);
   options_.backend(choose(options_));
   const auto& launch = options_.launch();
+  if (world_size() > 1) quiet_ = std::make_unique<halfstep::detail::QuietC10d>();
   using Group = c10d::ProcessGroup;
   if (world_size() > 1)
     store_ = halfstep::detail::open_store(launch, options_.join_timeout());
@@ -87,6 +88,8 @@ ProcessGroup::ProcessGroup(const ProcessGroupOptions& options)
   handle_ = std::move(group);
   if (world_size() > 1)
     watch_ = std::make_unique<halfstep::detail::RankWatch>(launch, options_.lost_after());
+  // NCCL's own watch has things to say.
+  if (backend() == Backend::nccl) quiet_.reset();
 }
 
 ProcessGroup::~ProcessGroup() {
@@ -95,6 +98,7 @@ ProcessGroup::~ProcessGroup() {
   // Connections first: ranks that wait for this one learn that it is gone.
   handle_.reset();
   watch_.reset();
+  store_.reset();
 }
 
 void ProcessGroup::count_exchange() {

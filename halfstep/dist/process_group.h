@@ -21,8 +21,9 @@ class Store;
 namespace halfstep {
 
 namespace detail {
+class QuietC10d;
 class RankWatch;
-}
+}  // namespace detail
 
 namespace dist {
 
@@ -160,6 +161,7 @@ class ProcessGroup {
   ProcessGroupOptions options_;
   int exceptions_ = 0;  // under way when this object was made
   bool failed_ = false;
+  std::unique_ptr<halfstep::detail::QuietC10d> quiet_;
   c10::intrusive_ptr<c10d::Store> store_;  // with rank 0's server, which the watch needs
   c10::intrusive_ptr<c10d::ProcessGroup> handle_;
   std::unique_ptr<halfstep::detail::RankWatch> watch_;  // null with one rank

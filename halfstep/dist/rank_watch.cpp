@@ -1,5 +1,7 @@
 #include "halfstep/dist/rank_watch.h"
 
+#include "halfstep/dist/store.h"
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>

@@ -1,6 +1,5 @@
 #pragma once
 #include "halfstep/dist/launch_environment.h"
-#include "halfstep/dist/store.h"
 
 #include <chrono>
 #include <memory>
@@ -44,7 +43,6 @@ class RankWatch {
  private:
   class State;  // lives as long as a thread that waits for a store that never answers
 
-  QuietC10d quiet_;
   std::shared_ptr<State> state_;
   std::thread talk_;
   std::thread guard_;

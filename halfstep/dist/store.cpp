@@ -89,7 +89,6 @@ QuietC10d::~QuietC10d() {
 
 c10::intrusive_ptr<c10d::Store> open_store(const dist::LaunchEnvironment& launch,
                                            std::chrono::milliseconds timeout) {
-  const QuietC10d quiet;
   auto options = store_options(launch, timeout);
   options.isServer = launch.rank == 0 && !launch.store_is_served;
   c10::intrusive_ptr<c10d::Store> store;

@@ -13,7 +13,7 @@ namespace halfstep::detail {
 
 /// While it lives, c10d does not log what its callers here turn into errors of their own: each
 /// failed request to the store, with a stack trace. Where TORCH_CPP_LOG_LEVEL is set, that holds.
-/// One at a time; not for two threads at once.
+/// The last one made must be the first to go; not for two threads at once.
 class QuietC10d {
  public:
   QuietC10d();
