@@ -64,7 +64,7 @@ class ProcessGroupOptions {
 
   /// After how much time without a sign of life a rank counts as lost (killed, stopped, its machine
   /// gone), which ends the job. A thread of its own gives these signs, however long a step takes.
-  /// Default: 10 seconds. At least 3.
+  /// Default: 8 seconds. At least 3.
   ProcessGroupOptions& lost_after(std::chrono::milliseconds value) {
     return lost_after_ = value, *this;
   }
@@ -75,7 +75,7 @@ class ProcessGroupOptions {
   Backend backend_ = Backend::automatic;
   std::chrono::milliseconds timeout_ = std::chrono::minutes(30);
   std::chrono::milliseconds join_timeout_ = std::chrono::minutes(5);
-  std::chrono::milliseconds lost_after_ = std::chrono::seconds(10);
+  std::chrono::milliseconds lost_after_ = std::chrono::seconds(8);
 };
 
 /// How all_reduce_ combines.

@@ -28,7 +28,7 @@ using std::chrono::seconds;
 constexpr milliseconds kInterval(500);
 // Once an exchange has broken off somewhere, silence means more.
 constexpr milliseconds kLostWhenSuspected = 5 * kInterval;
-constexpr seconds kGrace(5);
+constexpr seconds kGrace(3);
 
 constexpr const char* kFailure = "halfstep/failure";
 constexpr const char* kSuspicion = "halfstep/suspicion";

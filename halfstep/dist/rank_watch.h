@@ -12,7 +12,7 @@ namespace halfstep::detail {
 ///
 /// A thread of each rank writes a sign of life into the store twice a second; rank 0 looks at all
 /// of them, and all look at rank 0's. A rank that fails leaves its error there. All ranks learn of
-/// the first failure within a second, and a rank that does not end of itself five seconds later
+/// the first failure within a second, and a rank that does not end of itself three seconds later
 /// (because it waits in an exchange for one that is gone) is ended with that message on standard
 /// error, by a second thread, which never waits for the store.
 class RankWatch {
