@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <c10/util/ThreadLocalDebugInfo.h>
+#include <c10/util/intrusive_ptr.h>
 #include <torch/csrc/autograd/edge.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/version.h>
@@ -25,6 +26,17 @@ Ptr make_node(Args&&... args) {
   } else {
     return Ptr(std::unique_ptr<torch::autograd::Node>(
         std::make_unique<NodeType>(std::forward<Args>(args)...)));
+  }
+}
+
+/// A weak reference to a node, as impl::set_grad_accumulator takes it.
+template <class Ptr = NodePtr>
+auto weak_node(const Ptr& node) {
+  using NodeType = typename Ptr::element_type;
+  if constexpr (std::is_same_v<Ptr, std::shared_ptr<NodeType>>) {
+    return std::weak_ptr<NodeType>(node);
+  } else {
+    return c10::weak_intrusive_ptr<NodeType>(node);
   }
 }
 

@@ -11,6 +11,7 @@
 #include <sstream>
 #include <unordered_map>
 
+#include <torch/csrc/autograd/variable.h>
 #include <torch/csrc/distributed/c10d/logger.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
@@ -76,6 +77,11 @@ GradientReducer::GradientReducer(const NamedTensors& parameters, ProcessGroup& g
   // The reducer takes one for granted where the parameters that are used change.
   logger_ = std::make_shared<c10d::Logger>(reducer_);
   reducer_->set_logger(logger_);
+  for (const auto& parameter : parameters_) {
+    accumulators_.push_back(torch::autograd::impl::grad_accumulator(parameter));
+    kinds_.push_back(parameter.options());
+    sizes_.push_back(parameter.sizes().vec());
+  }
   if (options_.gradient_compression() == GradientCompression::float16)
     reducer_->register_builtin_comm_hook(c10d::BuiltinCommHookType::FP16_COMPRESS);
   if (options_.gradient_compression() == GradientCompression::bfloat16)
@@ -84,7 +90,32 @@ GradientReducer::GradientReducer(const NamedTensors& parameters, ProcessGroup& g
 
 GradientReducer::~GradientReducer() = default;
 
+void GradientReducer::keep_hooks() {
+  namespace impl = torch::autograd::impl;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const auto& parameter = parameters_[i];
+    if (impl::try_get_grad_accumulator(parameter) == accumulators_[i]) continue;
+    HALFSTEP_CHECK_USAGE(
+        parameter.sizes() == sizes_[i] && parameter.scalar_type() == kinds_[i].dtype() &&
+            parameter.device() == kinds_[i].device(),
+        kWhere, "parameters must stay what they were, but '", names_[i], "' is ",
+        dtype_name(parameter.scalar_type()), " ", parameter.sizes(), " on ", parameter.device(),
+        " now; change the model first, and make the reducer then");
+    impl::set_grad_accumulator(parameter, halfstep::detail::weak_node(accumulators_[i]));
+  }
+}
+
+/// Whether a graph that is there accumulates past the hooks.
+bool GradientReducer::has_other_hooks() const {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const auto node = torch::autograd::impl::try_get_grad_accumulator(parameters_[i]);
+    if (node && node != accumulators_[i]) return true;
+  }
+  return false;
+}
+
 void GradientReducer::prepare_for_forward() {
+  keep_hooks();
   group_.count_exchange();
   try {
     reducer_->prepare_for_forward();
@@ -101,6 +132,10 @@ void GradientReducer::prepare_for_backward(const std::vector<at::Tensor>& output
   HALFSTEP_CHECK_USAGE(halfstep::detail::Recorder::current() == nullptr, kWhere,
                        "a step that a Graph records must do all by operations, but gradients are "
                        "exchanged by hooks of backward; train it without a Graph");
+  HALFSTEP_CHECK_USAGE(!has_other_hooks(), kWhere,
+                       "weights must not be given other memory (torch::load, set_data) between "
+                       "the reducer's last step and a forward, but were, so LibTorch has dropped "
+                       "the hooks on them; call keep_hooks() before that forward");
   if (!forward_prepared_) prepare_for_forward();
   forward_prepared_ = false;
   try {

@@ -1,4 +1,5 @@
 #pragma once
+#include "halfstep/core/libtorch.h"
 #include "halfstep/dist/ddp_options.h"
 #include "halfstep/dist/process_group.h"
 #include "halfstep/dist/same_model.h"
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/TensorOptions.h>
 
 namespace c10d {
 class Logger;
@@ -50,10 +52,15 @@ class GradientReducer {
   /// first backward filled them; else prepare_for_backward does it.
   void prepare_for_forward();
 
+  /// Hooks itself again to parameters that have been given other memory since, as torch::load does:
+  /// LibTorch drops a leaf's hooks then, in silence. Before a forward; prepare_for_forward does it.
+  /// Throws UsageError where one has another shape, dtype or device now.
+  void keep_hooks();
+
   /// The next backward averages. `outputs` are what it begins from (the loss), or the outputs of
   /// the forward: with find_unused_parameters, parameters that none of them depends on count as
   /// done. Throws UsageError where the last one was not complete, with the parameters it missed,
-  /// and while a Graph records.
+  /// where weights were loaded before the forward without keep_hooks(), and while a Graph records.
   void prepare_for_backward(const std::vector<at::Tensor>& outputs);
 
   /// Throws UsageError unless the last prepared backward averaged everything; names parameters
@@ -65,6 +72,7 @@ class GradientReducer {
 
  private:
   [[noreturn]] void explain(const std::string& message) const;
+  bool has_other_hooks() const;
 
   ProcessGroup& group_;
   DistributedDataParallelOptions options_;
@@ -72,6 +80,9 @@ class GradientReducer {
   std::vector<at::Tensor> parameters_;
   std::shared_ptr<c10d::Reducer> reducer_;
   std::shared_ptr<c10d::Logger> logger_;
+  std::vector<halfstep::detail::NodePtr> accumulators_;  // of the parameters, with the hooks
+  std::vector<at::TensorOptions> kinds_;                 // what they were like
+  std::vector<std::vector<int64_t>> sizes_;
   bool forward_prepared_ = false;
 };
 

@@ -16,7 +16,6 @@
 #include "tests/dist/join.h"
 #include "tests/support/errors.h"
 #include "tests/support/rank_processes.h"
-#include "tests/support/temp_folder.h"
 
 namespace halfstep::testing {
 
@@ -117,9 +116,8 @@ void train_amp(torch::nn::Sequential& net, ProcessGroup& group, c10::ScalarType 
 }  // namespace
 
 TEST(DdpTrainingTest, FourRanksFollowOneProcess) {
-  const TempFolder folder;  // of the process that starts the ranks
-  ::setenv("HALFSTEP_TEST_FOLDER", folder.path().c_str(), /*overwrite=*/0);
-  const auto file = std::string(std::getenv("HALFSTEP_TEST_FOLDER")) + "/losses";
+  const RankFolder folder;
+  const auto file = folder.path() / "losses";
   expect_on_ranks(4, [&](const LaunchEnvironment& launch) {
     ProcessGroup group(quick(launch));
     auto net = make_net();
@@ -152,7 +150,7 @@ TEST(DdpTrainingTest, FourRanksFollowOneProcess) {
 TEST(DdpTrainingTest, MixedPrecisionReachesTheSameAccuracy) {
   ProcessGroup alone{dist::ProcessGroupOptions()};
   auto plain = make_net();
-  if (std::getenv("HALFSTEP_TEST_CALL") == nullptr) train_float32(plain, alone);
+  if (!is_rank_process()) train_float32(plain, alone);
   const double wanted = accuracy(plain);
   for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
     ::setenv("HALFSTEP_TEST_WANTED", std::to_string(wanted).c_str(), 0);

@@ -1,15 +1,15 @@
-// DistributedDataParallel and GradientReducer on real processes.
-#include "halfstep/autocast/autocast.h"
+// DistributedDataParallel on real processes.
 #include "halfstep/core/error.h"
 #include "halfstep/dist/distributed_data_parallel.h"
 #include "halfstep/graph/graph.h"
 #include "halfstep/optim/gradient_dtype.h"
 
-#include <torch/nn/functional.h>
 #include <torch/nn/modules.h>
 #include <torch/optim/sgd.h>
+#include <torch/serialize.h>
 
 #include "tests/dist/join.h"
+#include "tests/dist/two_layers.h"
 #include "tests/support/errors.h"
 #include "tests/support/rank_processes.h"
 
@@ -17,68 +17,8 @@ namespace halfstep::testing {
 
 using dist::DistributedDataParallel;
 using dist::DistributedDataParallelOptions;
-using dist::GradientCompression;
-using dist::GradientReducer;
 using dist::LaunchEnvironment;
 using dist::ProcessGroup;
-namespace F = torch::nn::functional;
-
-namespace {
-
-/// Two layers, of which a forward may use one.
-struct NetImpl : torch::nn::Module {
-  explicit NetImpl(int64_t width = 7)
-      : first(register_module("first", torch::nn::Linear(5, width))),
-        second(register_module("second", torch::nn::Linear(width, 3))),
-        spare(register_module("spare", torch::nn::Linear(width, 3))) {}
-  torch::Tensor forward(const torch::Tensor& x, bool use_spare = true) {
-    const auto hidden = torch::tanh(first->forward(x));
-    const auto y = second->forward(hidden);
-    return use_spare ? y + spare->forward(hidden) : y;
-  }
-  torch::nn::Linear first, second, spare;
-};
-TORCH_MODULE(Net);
-
-/// The same on every rank and in every run; `rank` < 0: all ranks' examples.
-torch::Tensor examples(int rank, int ranks, int step = 0) {
-  torch::manual_seed(100 + static_cast<uint64_t>(step));
-  const auto all = torch::randn({4 * ranks, 5});
-  return rank < 0 ? all : all.slice(0, 4 * rank, 4 * rank + 4);
-}
-
-Net net_of_seed(uint64_t seed) {
-  torch::manual_seed(seed);
-  return Net();
-}
-
-std::vector<torch::Tensor> gradients(const Net& net) {
-  std::vector<torch::Tensor> result;
-  for (const auto& parameter : net->parameters()) result.push_back(parameter.grad());
-  return result;
-}
-
-/// What one process with all examples gets.
-std::vector<torch::Tensor> gradients_of_all(int ranks, int step = 0, bool use_spare = true) {
-  auto net = net_of_seed(1);
-  net->forward(examples(-1, ranks, step), use_spare).square().mean().backward();
-  return gradients(net);
-}
-
-void expect_close(const std::vector<torch::Tensor>& got, const std::vector<torch::Tensor>& wanted,
-                  double tolerance) {
-  ASSERT_EQ(got.size(), wanted.size());
-  for (size_t i = 0; i < got.size(); ++i) {
-    ASSERT_EQ(got[i].defined(), wanted[i].defined()) << "parameter " << i;
-    if (!got[i].defined()) continue;
-    EXPECT_TRUE(torch::allclose(got[i], wanted[i], tolerance, tolerance * 0.1))
-        << "parameter " << i << ":\n"
-        << got[i] << "\nwanted\n"
-        << wanted[i];
-  }
-}
-
-}  // namespace
 
 TEST(DdpTest, GradientsAreThoseOfAllExamples) {
   expect_on_ranks(3, [](const LaunchEnvironment& launch) {
@@ -193,23 +133,27 @@ TEST(DdpTest, NoSyncAddsUpEachRanksOwn) {
 TEST(DdpTest, UnusedParametersAreFoundWhereAskedFor) {
   expect_on_ranks(2, [](const LaunchEnvironment& launch) {
     ProcessGroup group(quick(launch));
-    auto net = net_of_seed(1);
-    DistributedDataParallel ddp(net, group,
-                                DistributedDataParallelOptions().find_unused_parameters(true));
-    for (int step = 0; step < 3; ++step) {
-      net->zero_grad();
-      // In the middle step one rank uses it: the other adds nothing.
-      const bool uses = step == 1 && launch.rank == 1;
-      ddp.forward(examples(launch.rank, 2, step), uses).square().mean().backward();
-      ddp.reducer().check_reduced();
-      if (step != 1) {
-        expect_close(gradients(net), gradients_of_all(2, step, false), 1e-5);
-        continue;
+    for (const bool views : {false, true}) {
+      auto net = net_of_seed(1);
+      DistributedDataParallel ddp(
+          net, group,
+          DistributedDataParallelOptions().find_unused_parameters(true).gradient_as_bucket_view(
+              views));
+      for (int step = 0; step < 3; ++step) {
+        net->zero_grad();
+        // In the middle step one rank uses it: the other adds nothing.
+        const bool uses = step == 1 && launch.rank == 1;
+        ddp.forward(examples(launch.rank, 2, step), uses).square().mean().backward();
+        ddp.reducer().check_reduced();
+        if (step != 1) {
+          expect_close(gradients(net), gradients_of_all(2, step, false), 1e-5);
+          continue;
+        }
+        auto alone = net_of_seed(1);
+        alone->forward(examples(1, 2, step), true).square().mean().backward();
+        EXPECT_TRUE(torch::allclose(net->spare->weight.grad(), alone->spare->weight.grad() / 2));
+        check_same_values(group, {{"grad", net->spare->weight.grad()}}, "gradients");
       }
-      auto alone = net_of_seed(1);
-      alone->forward(examples(1, 2, step), true).square().mean().backward();
-      EXPECT_TRUE(torch::allclose(net->spare->weight.grad(), alone->spare->weight.grad() / 2));
-      check_same_values(group, {{"grad", net->spare->weight.grad()}}, "gradients");
     }
   });
 }
@@ -225,6 +169,58 @@ TEST(DdpTest, UnusedParametersAreAnErrorOtherwise) {
                  "every parameter must take part in the loss on every rank", names,
                  "find_unused_parameters(true)");
     EXPECT_ERROR(ddp.forward(examples(launch.rank, 2)), UsageError, "these got no gradient", names);
+  });
+}
+
+// As PyTorch's tests test_ignored_output and test_ignored_output_with_unused_parameters: nobody has
+// to call backward.
+TEST(DdpTest, OutputMayBeIgnored) {
+  expect_on_ranks(2, [](const LaunchEnvironment& launch) {
+    ProcessGroup group(quick(launch));
+    for (const bool unused : {false, true}) {
+      auto net = net_of_seed(1);
+      DistributedDataParallel ddp(net, group,
+                                  DistributedDataParallelOptions().find_unused_parameters(unused));
+      for (int step = 0; step < 4; ++step) ddp.forward(examples(launch.rank, 2, step), !unused);
+      for (int step = 0; step < 4; ++step) {
+        net->zero_grad();
+        ddp.forward(examples(launch.rank, 2, step), !unused).square().mean().backward();
+        expect_close(gradients(net), gradients_of_all(2, step, !unused), 1e-5);
+      }
+    }
+  });
+}
+
+// As PyTorch's test_save_load_checkpoint. torch::load gives parameters other memory, at which
+// LibTorch drops their hooks.
+TEST(DdpTest, GoesOnFromSavedWeights) {
+  const RankFolder folder;
+  const auto file = (folder.path() / "net.pt").string();
+  expect_on_ranks(2, [&](const LaunchEnvironment& launch) {
+    ProcessGroup group(quick(launch));
+    const auto train = [&](Net& net, DistributedDataParallel<NetImpl>& ddp, int from) {
+      torch::optim::SGD optimizer(net->parameters(), 0.1);
+      for (int step = from; step < from + 3; ++step) {
+        optimizer.zero_grad();
+        ddp.forward(examples(launch.rank, 2, step)).square().mean().backward();
+        optimizer.step();
+      }
+    };
+    auto whole = net_of_seed(1), parts = net_of_seed(1);
+    DistributedDataParallel whole_ddp(whole, group), parts_ddp(parts, group);
+    train(whole, whole_ddp, 0);
+    train(whole, whole_ddp, 3);
+    train(parts, parts_ddp, 0);
+    if (group.is_first()) torch::save(parts, file);
+    group.barrier();
+    {
+      const torch::NoGradGuard no_grad;
+      for (auto& parameter : parts->parameters()) parameter.zero_();
+    }
+    torch::load(parts, file);
+    train(parts, parts_ddp, 3);
+    for (size_t i = 0; i < parts->parameters().size(); ++i)
+      EXPECT_TRUE(torch::equal(parts->parameters()[i], whole->parameters()[i])) << i;
   });
 }
 
@@ -291,101 +287,6 @@ TEST(DdpTest, GraphIsRefusedWithTheReason) {
   DdpGraph graph(net, ddp);
   EXPECT_ERROR(graph(examples(-1, 2)), UsageError, "[GradientReducer]",
                "gradients are exchanged by hooks of backward; train it without a Graph");
-}
-
-class CompressionTest : public ::testing::TestWithParam<GradientCompression> {};
-INSTANTIATE_TEST_SUITE_P(In, CompressionTest,
-                         ::testing::Values(GradientCompression::float16,
-                                           GradientCompression::bfloat16));
-
-TEST_P(CompressionTest, GradientsAreRoundedOnTheWay) {
-  const auto compression = GetParam();
-  expect_on_ranks(2, [&](const LaunchEnvironment& launch) {
-    ProcessGroup group(quick(launch));
-    auto net = net_of_seed(1);
-    DistributedDataParallel ddp(net, group,
-                                DistributedDataParallelOptions().gradient_compression(compression));
-    const auto dtype =
-        compression == GradientCompression::float16 ? torch::kHalf : torch::kBFloat16;
-    const double tolerance = compression == GradientCompression::float16 ? 2e-3 : 2e-2;
-    for (int step = 0; step < 2; ++step) {
-      net->zero_grad();
-      ddp.forward(examples(launch.rank, 2, step)).square().mean().backward();
-      expect_close(gradients(net), gradients_of_all(2, step), tolerance);
-      bool any_rounded = false;
-      for (size_t i = 0; i < net->parameters().size(); ++i) {
-        const auto gradient = net->parameters()[i].grad();
-        ASSERT_EQ(gradient.scalar_type(), torch::kFloat);
-        EXPECT_TRUE(torch::equal(gradient, gradient.to(dtype).to(torch::kFloat))) << i;
-        any_rounded = any_rounded || !torch::equal(gradient, gradients_of_all(2, step)[i]);
-      }
-      EXPECT_TRUE(any_rounded) << "nothing was compressed";
-      check_same_values(group, {{"grad", net->first->weight.grad()}}, "gradients");
-    }
-  });
-}
-
-// 0.x style: the forward is the module's own, and the reducer is told before backward.
-TEST(GradientReducerTest, IsPreparedByHand) {
-  expect_on_ranks(2, [](const LaunchEnvironment& launch) {
-    ProcessGroup group(quick(launch));
-    auto net = net_of_seed(1);
-    GradientReducer reducer(net->named_parameters(), group,
-                            DistributedDataParallelOptions().find_unused_parameters(true));
-    for (int step = 0; step < 3; ++step) {
-      net->zero_grad();
-      const auto loss = net->forward(examples(launch.rank, 2, step), false).square().mean();
-      reducer.prepare_for_backward({loss});
-      loss.backward();
-      reducer.check_reduced();
-      expect_close(gradients(net), gradients_of_all(2, step, false), 1e-5);
-    }
-    // Unprepared, a backward is each rank's own.
-    net->zero_grad();
-    net->forward(examples(launch.rank, 2)).square().mean().backward();
-    auto own = net_of_seed(1);
-    own->forward(examples(launch.rank, 2)).square().mean().backward();
-    expect_close(gradients(net), gradients(own), 0);
-  });
-}
-
-// Small buckets: several exchanges run beside one backward.
-TEST(GradientReducerTest, ManyBucketsGiveTheSame) {
-  expect_on_ranks(2, [](const LaunchEnvironment& launch) {
-    ProcessGroup group(quick(launch));
-    for (const bool views : {false, true}) {
-      auto net = net_of_seed(1);
-      DistributedDataParallel ddp(
-          net, group,
-          DistributedDataParallelOptions().bucket_cap_mb(1e-5).gradient_as_bucket_view(views));
-      for (int step = 0; step < 3; ++step) {
-        net->zero_grad();
-        ddp.forward(examples(launch.rank, 2, step)).square().mean().backward();
-        expect_close(gradients(net), gradients_of_all(2, step), 1e-5);
-      }
-    }
-  });
-}
-
-TEST(GradientReducerTest, ExchangeThatBreaksOffInBackwardNamesTheRank) {
-  const auto results = on_ranks(2, [](const LaunchEnvironment& launch) {
-    ProcessGroup group(quick(launch));
-    group.run([&] {
-      auto net = net_of_seed(1);
-      DistributedDataParallel ddp(net, group);
-      for (int step = 0;; ++step) {
-        if (step == 5 && launch.rank == 1)
-          throw UsageError("[data] every image must be whole, but number 7 is not");
-        ddp.forward(examples(launch.rank, 2, step)).square().mean().backward();
-      }
-    });
-  });
-  EXPECT_EQ(results[0].status, 1);
-  EXPECT_LT(results[0].seconds, 15);
-  EXPECT_THAT(
-      results[0].output,
-      ::testing::HasSubstr("[ProcessGroup] all ranks must go on together, but rank 1 failed: "
-                           "[data] every image must be whole, but number 7 is not"));
 }
 
 }  // namespace halfstep::testing

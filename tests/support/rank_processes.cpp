@@ -7,7 +7,6 @@
 
 #include <ATen/Parallel.h>
 
-#include "tests/support/temp_folder.h"
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <spawn.h>
@@ -23,6 +22,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr const char* kCall = "HALFSTEP_TEST_CALL";
+constexpr const char* kFolder = "HALFSTEP_TEST_FOLDER";
 
 // Which call of on_ranks it is in this test.
 int next_call() {
@@ -124,6 +124,20 @@ uint16_t free_port() {
   uint16_t port = 0;
   ::close(bind_any(port));
   return port;
+}
+
+bool is_rank_process() {
+  return std::getenv(kCall) != nullptr;
+}
+
+RankFolder::RankFolder() {
+  if (is_rank_process()) return;
+  own_.emplace();
+  ::setenv(kFolder, own_->path().c_str(), /*overwrite=*/1);
+}
+
+std::filesystem::path RankFolder::path() const {
+  return std::getenv(kFolder);
 }
 
 BusyPort::BusyPort() : descriptor_(bind_any(number_)) {

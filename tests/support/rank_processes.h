@@ -2,10 +2,13 @@
 #include "halfstep/dist/launch_environment.h"
 
 #include <chrono>
+#include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "tests/support/temp_folder.h"
 #include <gtest/gtest.h>
 
 namespace halfstep::testing {
@@ -34,6 +37,19 @@ std::vector<RankResult> on_ranks(int count,
 /// The same; expects that all end well, and shows the output of those that don't.
 void expect_on_ranks(int count, const std::function<void(const dist::LaunchEnvironment&)>& body,
                      const RankOptions& options = {});
+
+/// Whether this process is one that on_ranks has started.
+bool is_rank_process();
+
+/// A new folder of the process that starts ranks, removed with it; its ranks get the same one.
+class RankFolder {
+ public:
+  RankFolder();
+  std::filesystem::path path() const;
+
+ private:
+  std::optional<TempFolder> own_;
+};
 
 /// A port that nobody listens on now.
 uint16_t free_port();

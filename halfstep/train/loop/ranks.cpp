@@ -116,6 +116,7 @@ void Ranks::connect(RunParts& parts) {
 void Ranks::begin_step(double weight) {
   if (group_ == nullptr) return;
   weight_ = weight;
+  for (const auto& reducer : reducers_) reducer->keep_hooks();
   if (broadcasts_buffers_) sync_buffers();
 }
 

@@ -5,7 +5,6 @@
 #include "halfstep/train/loop/trainer.h"
 
 #include <csignal>
-#include <cstdlib>
 
 #include <torch/types.h>
 
@@ -43,16 +42,8 @@ const std::vector<std::string> plain = {
 
 }  // namespace
 
-/// The folder is the starting process's; its ranks find it by the environment.
 class RankRuns : public BlobRuns {
  protected:
-  void SetUp() override {
-    BlobRuns::SetUp();
-    if (std::getenv("HALFSTEP_TEST_CALL") == nullptr)
-      ::setenv("HALFSTEP_TEST_FOLDER", dir_.path().c_str(), 1);
-    folder_ = std::getenv("HALFSTEP_TEST_FOLDER");
-  }
-
   std::unique_ptr<Trainer> make(ProcessGroup* group, const std::string& name,
                                 std::vector<std::string> overrides, RunOptions options = {}) const {
     options.work_dir = folder_ / name;
@@ -89,7 +80,8 @@ class RankRuns : public BlobRuns {
     return Checkpoint::load(list_checkpoints(folder_ / name).back());
   }
 
-  std::filesystem::path folder_;
+  const halfstep::testing::RankFolder shared_;
+  const std::filesystem::path folder_ = shared_.path();
 };
 
 void expect_same_weights(const Checkpoint& got, const Checkpoint& wanted, double tolerance) {
@@ -128,7 +120,7 @@ TEST_F(RankRuns, UnevenLastBatchesCountEachExampleOnce) {
                 "train_cfg.max_epochs=3", "optim_wrapper.optimizer.lr=0.0003",
                 "val_evaluator=[{type: Accuracy, topk: [1, 2]}, {type: Accuracy, prefix: again}]"});
     train_on(3, name, with(data, {"train_dataloader.batch_size=5"}));
-    if (std::getenv("HALFSTEP_TEST_CALL") != nullptr) continue;
+    if (halfstep::testing::is_rank_process()) continue;
     const auto one = make(nullptr, "one" + name, with(data, {"train_dataloader.batch_size=15"}));
     one->train();
     expect_same_weights(last(name), last("one" + name), 1e-5);
@@ -187,7 +179,7 @@ TEST_F(RankRuns, ResumedRunEndsWithTheSameBits) {
     resume.resume = true;
     train_on(2, "parts", overrides, resume,
              [](Trainer& trainer) { EXPECT_FALSE(trainer.resumed_from().empty()); });
-    if (std::getenv("HALFSTEP_TEST_CALL") != nullptr) continue;
+    if (halfstep::testing::is_rank_process()) continue;
     EXPECT_EQ(read_file(list_checkpoints(folder_ / "parts").back()),
               read_file(list_checkpoints(folder_ / "whole").back()));
     EXPECT_FALSE(torch::equal(last("whole").tensors.at("rng.cpu"),
@@ -228,7 +220,7 @@ TEST_F(RankRuns, AnotherNumberOfRanksGoesOnWhereItStood) {
   for (const auto& result : results) EXPECT_EQ(result.status, 0) << result.output;
   // Fewer examples a step: an epoch has 12 steps of 8, of which 6 are done.
   stop_after("fewer", run);
-  if (std::getenv("HALFSTEP_TEST_CALL") != nullptr) return;
+  if (halfstep::testing::is_rank_process()) return;
   EXPECT_THAT(
       results[0].output,
       HasSubstr("was written by 2 processes with batches of 8, this run has 4 processes with "
@@ -354,7 +346,7 @@ TEST_F(RankRuns, RatesAreScaledToTheBatchOfAllRanks) {
     EXPECT_THAT(trainer.parts().wrappers.front().notes.back(),
                 HasSubstr("those for 64 examples a step times 0.5, as a step has 32"));
   });
-  if (std::getenv("HALFSTEP_TEST_CALL") != nullptr) return;
+  if (halfstep::testing::is_rank_process()) return;
   const auto rate = [&](const std::vector<std::string>& overrides, bool flag) {
     RunOptions options;
     options.auto_scale_lr = flag;
