@@ -14,8 +14,11 @@ namespace halfstep::train {
 ///
 /// `batch_size` is that of all ranks together. Called before schedules are made, which begin with
 /// the rates there are. A note for the log goes to the first wrapper. `enable` (--auto-scale-lr)
-/// stands for enable: true. Throws UsageError with file and line.
-void scale_rates(Config& config, bool enable, int64_t batch_size,
+/// stands for enable: true. Returns whether it is enabled. Throws UsageError with file and line.
+bool scale_rates(Config& config, bool enable, int64_t batch_size,
                  std::vector<WrapperParts>& wrappers);
+
+/// The same for rates that a checkpoint held: times `ratio`.
+void multiply_rates(std::vector<WrapperParts>& wrappers, double ratio);
 
 }  // namespace halfstep::train

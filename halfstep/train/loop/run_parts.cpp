@@ -179,8 +179,8 @@ RunParts build_training(Config& config, const RunOptions& options,
   if (!parts.wrappers.front().name.empty()) parts.dict = make_dict(parts.wrappers);
   read_loop(config, parts);
   parts.train_loader = read_loader(config.child("train_dataloader"), parts.seed, options.group);
-  scale_rates(config, options.auto_scale_lr, parts.train_loader->total_batch_size(),
-              parts.wrappers);
+  parts.auto_scales_lr = scale_rates(config, options.auto_scale_lr,
+                                     parts.train_loader->total_batch_size(), parts.wrappers);
   parts.ddp = read_ddp_options(config);
   // For its keys: whoever joined the processes has read it.
   dist::ProcessGroupOptions joined;

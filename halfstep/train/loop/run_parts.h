@@ -51,6 +51,7 @@ struct RunParts {
   std::unique_ptr<Loader> test_loader;
   Evaluator evaluator;                       ///< what that one is measured by; empty: the default
   dist::DistributedDataParallelOptions ddp;  ///< how gradients are exchanged, if they are
+  bool auto_scales_lr = false;               ///< see scale_rates
   /// Whether ranks draw different random numbers; see rank_seed.
   bool diff_rank_seed = true;
   std::string resolved_config;

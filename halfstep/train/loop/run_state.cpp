@@ -4,6 +4,7 @@
 #include "halfstep/core/version.h"
 #include "halfstep/train/files/module_state.h"
 #include "halfstep/train/files/rng_state.h"
+#include "halfstep/train/loop/auto_scale_lr.h"
 #include "halfstep/train/loop/rank_state.h"
 #include "halfstep/train/loop/settings.h"
 #include "halfstep/train/loop/trainer.h"
@@ -191,6 +192,9 @@ void restore_state(Trainer& trainer, ResumePoint& from) {
     parts.hooks.for_each([&](Hook& hook) { hook.after_load_checkpoint(trainer, checkpoint); });
     load_module(checkpoint, *parts.model);
     restore_wrappers(trainer, checkpoint);
+    if (parts.auto_scales_lr && then.ranks != now.ranks)
+      multiply_rates(parts.wrappers, static_cast<double>(now.examples_in_a_step()) /
+                                         static_cast<double>(then.examples_in_a_step()));
     trainer.progress() = progress;
     load_rng(checkpoint);
     restore_rank_state(trainer, checkpoint);

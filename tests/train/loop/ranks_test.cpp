@@ -347,6 +347,12 @@ TEST_F(RankRuns, RatesAreScaledToTheBatchOfAllRanks) {
                 HasSubstr("those for 64 examples a step times 0.5, as a step has 32"));
   });
   if (halfstep::testing::is_rank_process()) return;
+  // The checkpoint has the rate for 32 examples a step; alone it is 16.
+  RunOptions resume;
+  resume.resume = true;
+  ::testing::internal::CaptureStderr();
+  EXPECT_DOUBLE_EQ(make(nullptr, "run", scaled, resume)->learning_rate(), 0.01 * 16 / 64);
+  ::testing::internal::GetCapturedStderr();
   const auto rate = [&](const std::vector<std::string>& overrides, bool flag) {
     RunOptions options;
     options.auto_scale_lr = flag;
