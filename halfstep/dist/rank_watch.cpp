@@ -38,6 +38,14 @@ std::string sign_key(int rank) {
   return c10::str("halfstep/alive/", rank);
 }
 
+// Of the ranks from `begin` to before `end`.
+std::vector<std::string> sign_keys(int begin, int end) {
+  std::vector<std::string> keys;
+  keys.reserve(static_cast<size_t>(end - begin));
+  for (int rank = begin; rank < end; ++rank) keys.push_back(sign_key(rank));
+  return keys;
+}
+
 std::string to_text(const std::vector<uint8_t>& bytes) {
   return {bytes.begin(), bytes.end()};
 }
@@ -74,9 +82,7 @@ class RankWatch::State {
         store_(second_connection(launch, lost_after + 10 * kInterval)),
         signs_(static_cast<size_t>(launch.world_size)) {
     beat();
-    std::vector<std::string> keys;
-    for (int rank = 0; rank < launch_.world_size; ++rank) keys.push_back(sign_key(rank));
-    store_->wait(keys);
+    store_->wait(sign_keys(0, launch_.world_size));
     answered_ = compared_ = Clock::now();
     for (auto& sign : signs_) sign.changed = answered_;
   }
@@ -198,9 +204,7 @@ void RankWatch::State::compare() {
   const bool is_first = launch_.rank == 0;
   const int begin = is_first ? 1 : 0;
   const int end = is_first ? launch_.world_size : 1;
-  std::vector<std::string> keys;
-  for (int rank = begin; rank < end; ++rank) keys.push_back(sign_key(rank));
-  const auto texts = store_->multiGet(keys);
+  const auto texts = store_->multiGet(sign_keys(begin, end));
   const auto limit = store_->check({kSuspicion}) ? kLostWhenSuspected : lost_after_;
   int failed = -1;
   {

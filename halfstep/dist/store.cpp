@@ -54,6 +54,7 @@ void check_alone(c10d::Store& store, const dist::LaunchEnvironment& launch) {
 void wait_for_all(c10d::Store& store, const dist::LaunchEnvironment& launch,
                   std::chrono::milliseconds timeout) {
   std::vector<std::string> keys;
+  keys.reserve(static_cast<size_t>(launch.world_size));
   for (int rank = 0; rank < launch.world_size; ++rank)
     keys.push_back(c10::str("halfstep/joined/", rank));
   try {
@@ -71,8 +72,7 @@ void wait_for_all(c10d::Store& store, const dist::LaunchEnvironment& launch,
   raise<EnvironmentError>(kWhere, "all ", launch.world_size, " ranks must join within ",
                           static_cast<double>(timeout.count()) / 1000, " s, but ",
                           count == 1 ? "rank " : "ranks ", missing, count > 8 ? ", …" : "",
-                          count == 1 ? " did" : " did",
-                          " not; look at their own messages, and whether each reaches ",
+                          " did not; look at their own messages, and whether each reaches ",
                           launch.master_addr, ":", launch.master_port);
 }
 

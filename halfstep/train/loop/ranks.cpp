@@ -100,7 +100,7 @@ void Ranks::connect(RunParts& parts) {
     auto& reducer = *reducers_.back();
     auto& each = *wrapper.wrapper;
     each.before_backward([this, &reducer, &each](const at::Tensor& loss) {
-      const auto weighted = weight_ == 1 ? loss : loss * weight_;
+      auto weighted = weight_ == 1 ? loss : loss * weight_;
       if (each.should_sync()) reducer.prepare_for_backward({weighted});
       return weighted;
     });
