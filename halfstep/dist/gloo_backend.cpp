@@ -61,7 +61,18 @@ std::string own_address(const dist::LaunchEnvironment& launch) {
   return *address;
 }
 
+std::vector<std::string> named_interfaces() {
+  const char* names = std::getenv("GLOO_SOCKET_IFNAME");
+  return split(names == nullptr ? "" : names);
+}
+
 }  // namespace
+
+void check_interfaces(const dist::LaunchEnvironment& launch) {
+  const auto names = named_interfaces();
+  for (const auto& name : names) check_interface(name, dist::list_network_interfaces());
+  if (names.empty()) own_address(launch);
+}
 
 c10::intrusive_ptr<c10d::Backend> make_gloo_backend(const c10::intrusive_ptr<c10d::Store>& store,
                                                     const dist::LaunchEnvironment& launch,
@@ -69,13 +80,11 @@ c10::intrusive_ptr<c10d::Backend> make_gloo_backend(const c10::intrusive_ptr<c10
                                                     std::chrono::milliseconds timeout) {
   using Gloo = c10d::ProcessGroupGloo;
   auto options = Gloo::Options::create(join_timeout);
-  const char* names = std::getenv("GLOO_SOCKET_IFNAME");
-  const auto interfaces = split(names == nullptr ? "" : names);
+  const auto interfaces = named_interfaces();
   try {
-    for (const auto& name : interfaces) {
-      check_interface(name, dist::list_network_interfaces());
+    check_interfaces(launch);
+    for (const auto& name : interfaces)
       options->devices.push_back(Gloo::createDeviceForInterface(name));
-    }
     if (interfaces.empty())
       options->devices.push_back(Gloo::createDeviceForHostname(own_address(launch)));
     // As in Python: two threads for each interface, so that exchanges overlap.

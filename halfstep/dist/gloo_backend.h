@@ -25,6 +25,9 @@ c10::intrusive_ptr<c10d::Backend> make_gloo_backend(const c10::intrusive_ptr<c10
                                                     std::chrono::milliseconds join_timeout,
                                                     std::chrono::milliseconds timeout);
 
+/// Throws what make_gloo_backend would throw about interfaces: before ranks wait for each other.
+void check_interfaces(const dist::LaunchEnvironment& launch);
+
 /// Whether Gloo threw it.
 bool is_gloo_error(const std::exception& error);
 

@@ -66,6 +66,7 @@ ProcessGroup::ProcessGroup(const ProcessGroupOptions& options)
   const auto& launch = options_.launch();
   if (world_size() > 1) quiet_ = std::make_unique<halfstep::detail::QuietC10d>();
   using Group = c10d::ProcessGroup;
+  halfstep::detail::check_interfaces(launch);
   if (world_size() > 1)
     store_ = halfstep::detail::open_store(launch, options_.join_timeout());
   else

@@ -104,8 +104,14 @@ c10::intrusive_ptr<c10d::Store> open_store(const dist::LaunchEnvironment& launch
                             static_cast<double>(timeout.count()) / 1000, " s (", why,
                             "); check MASTER_ADDR, MASTER_PORT and that rank 0 runs");
   }
-  check_alone(*store, launch);
-  wait_for_all(*store, launch, timeout);
+  try {
+    check_alone(*store, launch);
+    wait_for_all(*store, launch, timeout);
+  } catch (const c10::Error& error) {
+    raise<EnvironmentError>(kWhere, "rank 0 must stay until all have joined, but at ",
+                            launch.master_addr, ":", launch.master_port, " it went away (",
+                            error.what_without_backtrace(), "); look at its own message");
+  }
   return store;
 }
 
