@@ -1,6 +1,7 @@
 #pragma once
 /// Autocast regions and their op policies, and propagate for threads of your own.
 
+#include "halfstep/autocast/amp_identity.h"
 #include "halfstep/autocast/auto_fp16.h"
 #include "halfstep/autocast/autocast.h"
 #include "halfstep/autocast/cast_rule.h"

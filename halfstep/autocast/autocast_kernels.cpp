@@ -119,4 +119,8 @@ void offer_stand_ins(c10::DeviceType device_type, StandIn stand_in) {
   register_missing(device_type, lower);
 }
 
+StandIn offered_stand_ins() {
+  return stand_in_offer.load(std::memory_order_acquire);
+}
+
 }  // namespace halfstep::detail

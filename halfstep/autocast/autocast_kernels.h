@@ -22,4 +22,7 @@ using StandIn = at::Tensor (*)(const at::Tensor& argument, c10::DeviceType devic
 /// `device_type`. With one `stand_in` per process.
 void offer_stand_ins(c10::DeviceType device_type, StandIn stand_in);
 
+/// Whom kernels ask; null where nobody was offered.
+StandIn offered_stand_ins();
+
 }  // namespace halfstep::detail

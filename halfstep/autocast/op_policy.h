@@ -73,13 +73,17 @@ class OpPolicy {
   /// not list. Difference from OneFlow: ops that neither lists keep their inputs' dtype.
   static OpPolicy oneflow();
 
+  /// The colors of OneFlow's graphs, which a PrecisionPlan is made from: white ops have the rule
+  /// lower_precision, gray ones promote, clear ones (which only move data) keep. Nothing is black.
+  static OpPolicy oneflow_graph();
+
   /// Apex's lists (O1): products and prelu in float16, pointwise functions that need range, norms,
   /// sums and losses in float32, arithmetic and comparisons in the widest type,
   /// binary_cross_entropy banned.
   static OpPolicy apex();
 
   /// A preset by name: "torch" (of `device_type`), "torch(cuda)" (of the one named), "safe",
-  /// "mmcv", "oneflow", "apex", "none". Throws UsageError for any other text.
+  /// "mmcv", "oneflow", "oneflow_graph", "apex", "none". Throws UsageError for any other text.
   static OpPolicy preset(std::string_view name, c10::DeviceType device_type);
 
   /// Gives an op, an overload or a family a rule, whatever it had. Throws UsageError for an unknown

@@ -93,6 +93,77 @@ OpPolicy OpPolicy::oneflow() {
   return {"oneflow", rules};
 }
 
+OpPolicy OpPolicy::oneflow_graph() {
+  RuleOfOp rules;
+  // White.
+  add(rules, CastRule::lower_precision,
+      {"matmul", "conv2d", "prelu", "binary_cross_entropy_with_logits",
+       "scaled_dot_product_attention"});
+  // Gray. OneFlow computes a mean as a sum and a product.
+  add(rules, CastRule::promote,
+      {"add",        "sub",        "rsub",        "mul",        "div",
+       "pow",        "sum",        "mean",        "tanh",       "sqrt",
+       "reciprocal", "gelu",       "silu",        "dropout",    "softmax.int",
+       "layer_norm", "group_norm", "rms_norm",    "batch_norm", "log_softmax.int",
+       "nll_loss",   "nll_loss2d", "nll_loss_nd", "avg_pool1d", "cross_entropy_loss",
+       "avg_pool2d", "avg_pool3d"});
+  // Clear: the same for what one op does there and another here. Not view.dtype, which depends on
+  // the bits.
+  add(rules, CastRule::keep,
+      {"relu",
+       "max_pool1d",
+       "max_pool2d",
+       "max_pool3d",
+       "max_pool1d_with_indices",
+       "reshape",
+       "view.default",
+       "flatten",
+       "unflatten",
+       "max_pool2d_with_indices",
+       "transpose",
+       "t",
+       "permute",
+       "numpy_T",
+       "max_pool3d_with_indices",
+       "cat",
+       "concat",
+       "stack",
+       "chunk",
+       "split",
+       "unbind",
+       "narrow",
+       "slice.Tensor",
+       "select",
+       "split_with_sizes",
+       "index",
+       "index_select",
+       "gather",
+       "embedding",
+       "constant_pad_nd",
+       "pad",
+       "tril",
+       "alias",
+       "detach",
+       "squeeze",
+       "unsqueeze",
+       "expand",
+       "expand_as",
+       "broadcast_to",
+       "repeat",
+       "ones_like",
+       "clone",
+       "contiguous",
+       "where",
+       "masked_fill",
+       "fill",
+       "copy",
+       "view_as",
+       "reshape_as",
+       "upsample_nearest2d",
+       "_unsafe_view"});
+  return {"oneflow_graph", rules};
+}
+
 OpPolicy OpPolicy::apex() {
   RuleOfOp rules;
   add(rules, CastRule::lower_precision,
@@ -175,16 +246,17 @@ OpPolicy OpPolicy::preset(std::string_view name, c10::DeviceType device_type) {
   if (name == "safe") return safe();
   if (name == "mmcv") return mmcv();
   if (name == "oneflow") return oneflow();
+  if (name == "oneflow_graph") return oneflow_graph();
   if (name == "apex") return apex();
   for (const auto type : {c10::kCPU, c10::kCUDA}) {
     if (name == torch_name(type)) return torch(type);
   }
-  const std::vector<std::string> names{"torch", "torch(cpu)", "torch(cuda)", "safe",
-                                       "mmcv",  "oneflow",    "apex",        "none"};
+  const std::vector<std::string> names{"torch",   "torch(cpu)",    "torch(cuda)", "safe", "mmcv",
+                                       "oneflow", "oneflow_graph", "apex",        "none"};
   const auto hint = suggest(name, names);
   detail::raise<UsageError>("OpPolicy",
                             "a preset must be torch, torch(cpu), torch(cuda), safe, mmcv, oneflow, "
-                            "apex or none, but got '",
+                            "oneflow_graph, apex or none, but got '",
                             name, "'; ", hint.empty() ? "use one of them" : hint);
 }
 

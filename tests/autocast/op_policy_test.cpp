@@ -141,13 +141,14 @@ TEST(OpPolicy, PrintsAsATable) {
 }
 
 TEST(OpPolicy, PresetsByName) {
-  for (const auto* name : {"torch(cpu)", "torch(cuda)", "safe", "mmcv", "oneflow", "apex", "none"})
+  for (const auto* name :
+       {"torch(cpu)", "torch(cuda)", "safe", "mmcv", "oneflow", "oneflow_graph", "apex", "none"})
     EXPECT_EQ(OpPolicy::preset(name, torch::kCPU).base(), name);
   EXPECT_EQ(OpPolicy::preset("torch", torch::kCPU).base(), "torch(cpu)");
   EXPECT_EQ(OpPolicy::preset("torch", torch::kCUDA).base(), "torch(cuda)");
   EXPECT_ERROR(OpPolicy::preset("oneflwo", torch::kCPU), UsageError,
                "[OpPolicy] a preset must be torch, torch(cpu), torch(cuda), safe, mmcv, oneflow, "
-               "apex or none, but got 'oneflwo'",
+               "oneflow_graph, apex or none, but got 'oneflwo'",
                "did you mean 'oneflow'?");
 }
 
@@ -178,6 +179,14 @@ TEST(OpPolicy, PresetsHaveTheirFrameworksRules) {
   EXPECT_EQ(oneflow.rule("softmax.int"), std::nullopt) << "gray with one input";
   EXPECT_EQ(oneflow.rule("exp"), CastRule::float32) << "not listed";
   EXPECT_EQ(oneflow.rule("conv3d"), CastRule::float32) << "not listed";
+
+  const auto graph = OpPolicy::oneflow_graph();
+  EXPECT_EQ(graph.rule("addmm"), CastRule::lower_precision);
+  EXPECT_EQ(graph.rule("softmax.int"), CastRule::promote);
+  EXPECT_EQ(graph.rule("relu"), CastRule::keep);
+  EXPECT_EQ(graph.rule("view"), CastRule::keep);
+  EXPECT_EQ(graph.rule("view.dtype"), std::nullopt) << "it depends on the bits";
+  EXPECT_EQ(graph.rule("sigmoid"), std::nullopt) << "not listed";
 
   const auto apex = OpPolicy::apex();
   EXPECT_EQ(apex.rule("conv2d"), CastRule::lower_precision);
