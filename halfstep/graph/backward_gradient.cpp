@@ -26,6 +26,7 @@ class Hooks final : public Interface {
     if (innermost == nullptr)
       return next_._backward(self, inputs, gradient, keep_graph, create_graph);
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    const c10::impl::ExcludeDispatchKeyGuard no_plan(c10::DispatchKey::DeferredInit);
     const bool given = gradient && gradient->defined();
     next_._backward(self, inputs, given ? gradient : innermost->start_of(self), keep_graph,
                     create_graph);

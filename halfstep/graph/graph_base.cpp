@@ -68,6 +68,11 @@ std::string GraphBase::program() const {
   return last.first ? last.first->to_string() : "";
 }
 
+PrecisionPlan GraphBase::precision_plan() const {
+  const bool has_one = !recordings_.empty() && recordings_.back()->plan;
+  return has_one ? *recordings_.back()->plan : PrecisionPlan();
+}
+
 void GraphBase::forget_recordings() {
   recordings_.clear();
 }

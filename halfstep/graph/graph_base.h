@@ -18,6 +18,10 @@
 
 namespace halfstep {
 
+namespace detail {
+class ForwardCalls;
+}
+
 /// What Graph is without the types of its inputs and outputs: a torch::nn::Module, so that
 /// register_module, train(), eval(), to(), parameters() and torch::save are as everywhere.
 ///
@@ -52,9 +56,14 @@ class GraphBase : public torch::nn::Module {
   /// What the last call replays or recorded, one line an op; empty before the first.
   std::string program() const;
 
+  /// What the last call's ops were planned to run in; empty before the first call, and where
+  /// config() asks for no plan. Print it, save it, or change it and give it to
+  /// config().set_precision_plan().
+  PrecisionPlan precision_plan() const;
+
   /// Tells on `out` what happens: -1 nothing (the default), 0 when and why a step is recorded, 1
-  /// what the passes did and the program that came of them, 2 the program before them, too, 3 also
-  /// after each. Throws UsageError for other levels.
+  /// the precision plan, what the passes did and the program that came of them, 2 the program
+  /// before them, too, 3 also after each. Throws UsageError for other levels.
   void debug(int level, std::ostream& out);
 
   /// Modules' parameters and buffers, and the loss scale, the optimizers' states and their
@@ -90,7 +99,13 @@ class GraphBase : public torch::nn::Module {
   void prepare(const Tensors& inputs);
   void step();
   at::Tensor start_of_backward(const at::Tensor& loss) const;
-  Tensors run_build(const Tensors& inputs, const Build& build) const;
+  Tensors run_build(const Tensors& inputs, const Build& build,
+                    const std::shared_ptr<detail::ForwardCalls>& calls = nullptr) const;
+  Tensors run_planned(const detail::Recording& recording, const Tensors& inputs,
+                      const Build& build) const;
+  PrecisionPlan make_plan(const Tensors& inputs, const Build& build) const;
+  Tensors plan_and_record(detail::Recording& recording, const Tensors& inputs, const Build& build);
+  bool plans_precision() const { return config_.amp_enabled() && config_.plans_precision(); }
   Tensors record(detail::Recording& recording, const Tensors& inputs, const Build& build);
   void run_passes(detail::Program& program) const;
   Tensors replay(detail::Recording& recording, const Tensors& inputs, const Build& build);

@@ -24,6 +24,18 @@ GraphConfig& GraphConfig::policy(std::optional<OpPolicy> value) {
   return *this;
 }
 
+GraphConfig& GraphConfig::plan_precision(bool enabled) {
+  plan_precision_ = enabled;
+  ++version_;
+  return *this;
+}
+
+GraphConfig& GraphConfig::set_precision_plan(std::optional<PrecisionPlan> plan) {
+  plan_ = std::move(plan);
+  ++version_;
+  return *this;
+}
+
 GraphConfig& GraphConfig::set_gradient_accumulation_steps(int64_t steps) {
   HALFSTEP_CHECK_USAGE(steps >= 1, "GraphConfig",
                        "gradient accumulation steps must be at least 1, but got ", steps,

@@ -1,5 +1,6 @@
 #pragma once
 #include "halfstep/autocast/op_policy.h"
+#include "halfstep/graph/plan/precision_plan.h"
 
 #include <cstdint>
 #include <optional>
@@ -21,7 +22,7 @@ class GraphConfig {
   /// Without a dtype: float16 on CUDA, bfloat16 on the CPU. Default: off. A region around the call
   /// does not reach into the graph.
   /// Difference from OneFlow: the dtype is not float16 on every device, and the ops that run in it
-  /// are LibTorch's list or `policy`.
+  /// are LibTorch's list or `policy`, unless plan_precision() is called.
   GraphConfig& enable_amp(bool enabled = true, std::optional<c10::ScalarType> dtype = {});
   bool amp_enabled() const { return amp_; }
   std::optional<c10::ScalarType> amp_dtype() const { return dtype_; }
@@ -29,6 +30,20 @@ class GraphConfig {
   /// Which ops run in 16 bits. Default: LibTorch's list.
   GraphConfig& policy(std::optional<OpPolicy> value);
   const std::optional<OpPolicy>& policy() const { return policy_; }
+
+  /// With enable_amp: a PrecisionPlan says what runs in 16 bits, as in OneFlow, in the place of
+  /// autocast. It is made of a run of build in float32, before the first one that is recorded,
+  /// which leaves no trace in parameters, buffers and random generators; its colors are `policy`'s,
+  /// or OneFlow's lists (OpPolicy::oneflow_graph) where there is none. Results come back in
+  /// float32, as in OneFlow, unless the plan's "output" is white. Default: off.
+  GraphConfig& plan_precision(bool enabled = true);
+  bool plans_precision() const { return plan_precision_ || plan_; }
+
+  /// The same with a plan that was made before, and loaded or changed: none is made then, and a
+  /// build that makes other calls is a UsageError. Its dtype must be enable_amp's. None: as
+  /// plan_precision says.
+  GraphConfig& set_precision_plan(std::optional<PrecisionPlan> plan);
+  const std::optional<PrecisionPlan>& precision_plan() const { return plan_; }
 
   /// Each call cuts its inputs into this many parts along dimension 0, runs build on one after the
   /// other, averages the gradients and makes one step. Outputs are put together along dimension 0;
@@ -61,6 +76,8 @@ class GraphConfig {
   bool amp_ = false;
   std::optional<c10::ScalarType> dtype_;
   std::optional<OpPolicy> policy_;
+  bool plan_precision_ = false;
+  std::optional<PrecisionPlan> plan_;
   int64_t accumulation_steps_ = 1;
   int64_t max_recordings_ = 8;
   bool check_ = false;

@@ -5,6 +5,7 @@
 #include "halfstep/graph/compare_programs.h"
 #include "halfstep/graph/graph_base.h"
 #include "halfstep/graph/passes/pass.h"
+#include "halfstep/graph/plan/forward_calls.h"
 #include "halfstep/graph/recorder.h"
 #include "halfstep/optim/fused_optimizer.h"
 
@@ -138,15 +139,22 @@ Tensors GraphBase::trained_parameters() const {
   return trained;
 }
 
-Tensors GraphBase::run_build(const Tensors& inputs, const Build& build) const {
+Tensors GraphBase::run_build(const Tensors& inputs, const Build& build,
+                             const std::shared_ptr<detail::ForwardCalls>& calls) const {
+  const bool by_policy = config_.amp_enabled() && calls == nullptr;
   const Autocast autocast(AutocastOptions(device_of(inputs).type())
                               .enabled(config_.amp_enabled())
                               .dtype(config_.amp_enabled() ? config_.amp_dtype() : std::nullopt)
-                              .policy(config_.amp_enabled() ? config_.policy() : std::nullopt));
+                              .policy(by_policy ? config_.policy() : std::nullopt));
   at::autocast::clear_cache();
-  const detail::BackwardGradient scaled(
-      [this](const at::Tensor& loss) { return start_of_backward(loss); });
+  const detail::BackwardGradient scaled([&](const at::Tensor& loss) {
+    if (calls) calls->begin_backward();
+    return start_of_backward(loss);
+  });
+  std::optional<detail::ForwardCallsGuard> guard;
+  if (calls) guard.emplace(calls);
   auto outputs = build(inputs);
+  guard.reset();
   if (scale_.defined() && scaled.uses() == 0) {
     for (const auto& parameter : parameters_)
       HALFSTEP_CHECK_USAGE(!parameter.grad().defined(), "Graph",
@@ -157,6 +165,7 @@ Tensors GraphBase::run_build(const Tensors& inputs, const Build& build) const {
 }
 
 Tensors GraphBase::record(Recording& recording, const Tensors& inputs, const Build& build) {
+  if (plans_precision() && !recording.plan) return plan_and_record(recording, inputs, build);
   const auto known = known_tensors();
   std::unordered_set<const c10::StorageImpl*> storages;
   for (const auto& [name, tensor] : known) storages.insert(storage_of(tensor));
@@ -173,7 +182,7 @@ Tensors GraphBase::record(Recording& recording, const Tensors& inputs, const Bui
   ++recorded_steps_;
   {
     const detail::RecordingGuard guard(recorder);
-    outputs = run_build(passed, build);
+    outputs = run_planned(recording, passed, build);
   }
   if (!recorder->error().empty()) throw UsageError(recorder->error());
   std::vector<std::optional<detail::ValueId>> output_ids, gradient_ids;
@@ -235,7 +244,7 @@ Tensors GraphBase::replay(Recording& recording, const Tensors& inputs, const Bui
       Tensors passed;
       for (const auto& input : inputs)
         passed.push_back(input.defined() ? defined[next++] : at::Tensor());
-      detail::StepResults results{run_build(passed, build), {}};
+      detail::StepResults results{run_planned(recording, passed, build), {}};
       for (const auto& parameter : parameters_) {
         results.gradients.push_back(parameter.grad());
         parameter.mutable_grad() = at::Tensor();

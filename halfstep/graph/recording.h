@@ -1,4 +1,5 @@
 #pragma once
+#include "halfstep/graph/plan/precision_plan.h"
 #include "halfstep/graph/program.h"
 #include "halfstep/graph/replay.h"
 #include "halfstep/graph/watched_state.h"
@@ -25,6 +26,7 @@ struct RecordingKey {
 /// made where they are not, because much is set up in a first step and never again.
 struct Recording {
   RecordingKey key;
+  std::shared_ptr<const PrecisionPlan> plan = nullptr;  // null: none is asked for, or none yet
   std::optional<Program> first = {};
   int recorded = 0;
   std::unique_ptr<Replay> replay = nullptr;

@@ -1,14 +1,11 @@
 #include "halfstep/graph/recording_kernels.h"
 
 #include "halfstep/core/libtorch.h"
+#include "halfstep/graph/all_ops.h"
 #include "halfstep/graph/recorder.h"
 
 #include <memory>
-#include <mutex>
-#include <string>
-#include <unordered_set>
 #include <utility>
-#include <vector>
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
@@ -37,23 +34,10 @@ std::shared_ptr<Recorder> with_kernels(std::shared_ptr<Recorder> recorder) {
 }  // namespace
 
 void register_recording_kernels() {
-  static std::mutex mutex;
-  static std::unordered_set<c10::OperatorName> seen;
-  // Never destroyed: taking kernels away while the process ends helps nobody.
-  static auto& handles = *new std::vector<c10::RegistrationHandleRAII>();
-  const std::lock_guard lock(mutex);
-  auto& dispatcher = c10::Dispatcher::singleton();
-  const auto names = dispatcher.getAllOpNames();
-  if (names.size() == seen.size()) return;
-  for (const auto& name : names) {
-    if (!seen.insert(name).second) continue;
-    const auto op = dispatcher.findSchema(name);
-    if (!op || op->hasKernelForDispatchKey(c10::DispatchKey::Fake)) continue;
-    handles.push_back(dispatcher.registerImpl(
-        name, c10::DispatchKey::Fake,
-        c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<RecordingKernel>()),
-        std::nullopt, nullptr, "halfstep"));
-  }
+  static KernelsOfAllOps kernels(c10::DispatchKey::Fake, [] {
+    return c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<RecordingKernel>());
+  });
+  kernels.register_missing();
 }
 
 Recorder* Recorder::current() {
