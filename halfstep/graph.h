@@ -3,3 +3,5 @@
 
 #include "halfstep/graph/graph.h"
 #include "halfstep/graph/graph_config.h"
+#include "halfstep/graph/plan/op_graph.h"
+#include "halfstep/graph/plan/precision_plan.h"
