@@ -2,23 +2,20 @@
 
 #include "halfstep/core/error.h"
 #include "halfstep/core/low_precision_support.h"
+#include "halfstep/nn/attention_kernels.h"
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
+#include <tuple>
 
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
-#include <ATen/ops/_softmax.h>
-#include <ATen/ops/_softmax_backward_data.h>
-#include <ATen/ops/baddbmm.h>
-#include <ATen/ops/bmm.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
 
 namespace halfstep::nn {
 namespace {
@@ -26,25 +23,88 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Longer sequences spend more on the whole t × t scores than the products gain.
-constexpr int64_t longest = 512;
-// Scores computed at a time: 256 Ki, so that the four tensors of that size stay in the cache.
-constexpr int64_t scores_at_once = 1 << 18;
+// Longer sequences are not measured to be faster here.
+constexpr int64_t longest = 2048;
 
-// Heads of all examples as one batch.
-at::Tensor batched(const at::Tensor& x) {
-  return x.reshape({-1, x.size(2), x.size(3)});
+template <class T, class Tensor>
+detail::Heads<T> heads_of(Tensor& x) {
+  T* data;
+  if constexpr (std::is_const_v<T>)
+    data = x.template const_data_ptr<std::remove_const_t<T>>();
+  else
+    data = x.template mutable_data_ptr<T>();
+  return {data, x.stride(0), x.stride(1), x.stride(2)};
+}
+
+detail::HeadsIn in(const at::Tensor& x) {
+  return heads_of<const c10::BFloat16>(x);
+}
+
+detail::HeadsOut out(const at::Tensor& x) {
+  return heads_of<c10::BFloat16>(x);
+}
+
+detail::AttentionShape shape_of(const at::Tensor& q, bool is_causal) {
+  return {q.size(0), q.size(1), q.size(2),
+          q.size(3), is_causal, static_cast<float>(1 / std::sqrt(static_cast<double>(q.size(3))))};
+}
+
+// (n, heads, t, d) with the features of one position side by side over all heads, as LibTorch's
+// kernel lays its output out.
+at::Tensor empty_heads(const at::Tensor& like) {
+  return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options())
+      .transpose(1, 2);
+}
+
+std::tuple<at::Tensor, at::Tensor> attention_on_cpu(const at::Tensor& query, const at::Tensor& key,
+                                                    const at::Tensor& value, bool is_causal) {
+  auto output = empty_heads(query);
+  auto logsumexp =
+      at::empty({query.size(0), query.size(1), query.size(2)}, query.options().dtype(at::kFloat));
+  detail::attention_forward(shape_of(query, is_causal), in(query), in(key), in(value), out(output),
+                            logsumexp.mutable_data_ptr<float>());
+  return {output, logsumexp};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward_on_cpu(
+    const at::Tensor& grad, const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+    const at::Tensor& output, const at::Tensor& logsumexp, bool is_causal) {
+  auto grad_query = empty_heads(query), grad_key = empty_heads(key),
+       grad_value = empty_heads(value);
+  const auto dense = grad.stride(-1) == 1 ? grad : grad.contiguous();
+  detail::attention_backward(shape_of(query, is_causal), in(query), in(key), in(value), in(output),
+                             logsumexp.const_data_ptr<float>(), in(dense), out(grad_query),
+                             out(grad_key), out(grad_value));
+  return {grad_query, grad_key, grad_value};
+}
+
+// Ops of LibTorch's dispatcher, so that a Graph records them.
+TORCH_LIBRARY_FRAGMENT(halfstep, library) {
+  library.def(
+      "attention(Tensor query, Tensor key, Tensor value, bool is_causal) -> (Tensor output, Tensor "
+      "logsumexp)");
+  library.def(
+      "attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor output, "
+      "Tensor logsumexp, bool is_causal) -> (Tensor, Tensor, Tensor)");
+  library.impl("attention", torch::dispatch(at::kCPU, attention_on_cpu));
+  library.impl("attention_backward", torch::dispatch(at::kCPU, attention_backward_on_cpu));
+}
+
+template <class Function>
+auto op(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Function>();
 }
 
 class Attention : public torch::autograd::Function<Attention> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& query,
                             const at::Tensor& key, const at::Tensor& value, bool is_causal) {
+    static const auto attention = op<decltype(attention_on_cpu)>("halfstep::attention");
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    context->save_for_backward({query, key, value});
+    auto [output, logsumexp] = attention.call(query, key, value, is_causal);
+    context->save_for_backward({query, key, value, output, logsumexp});
     context->saved_data["is_causal"] = is_causal;
-    return std::get<0>(at::_scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, /*dropout_p=*/0.0, is_causal));
+    return output;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
@@ -52,39 +112,15 @@ class Attention : public torch::autograd::Function<Attention> {
                          "backward must be called without create_graph: there is no double "
                          "backward, but gradients are recorded here; compute the attention from "
                          "products and a softmax instead");
+    static const auto attention_backward =
+        op<decltype(attention_backward_on_cpu)>("halfstep::attention_backward");
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
     const auto saved = context->get_saved_variables();
-    const auto sizes = saved[0].sizes();
-    const auto q = batched(saved[0]), k = batched(saved[1]), v = batched(saved[2]),
-               out = batched(gradients[0]);
-    const int64_t batch = q.size(0), length = q.size(1);
-    const double scale = 1 / std::sqrt(static_cast<double>(q.size(2)));
-    const bool is_causal = context->saved_data["is_causal"].toBool();
-    at::Tensor mask = at::empty({1, 1, 1}, q.options());  // not causal: not read
-    if (is_causal)
-      mask = at::full({1, length, length}, -std::numeric_limits<double>::infinity(), q.options())
-                 .triu_(1);
-
-    auto grad_q = at::empty(q.sizes(), q.options()), grad_k = at::empty(q.sizes(), q.options()),
-         grad_v = at::empty(q.sizes(), q.options());
-    const int64_t step = std::max<int64_t>(1, scores_at_once / (length * length));
-    for (int64_t start = 0; start < batch; start += step) {
-      const auto part = [&](const at::Tensor& x) {
-        return x.narrow(0, start, std::min(step, batch - start));
-      };
-      const auto scores =
-          at::baddbmm(mask, part(q), part(k).transpose(1, 2), is_causal ? 1 : 0, scale);
-      const auto weights = at::_softmax(scores, 2, false);
-      auto to_v = part(grad_v), to_q = part(grad_q), to_k = part(grad_k);
-      at::bmm_out(to_v, weights.transpose(1, 2), part(out));
-      const auto grad_weights = at::bmm(part(out), part(v).transpose(1, 2));
-      const auto grad_scores =
-          at::_softmax_backward_data(grad_weights, weights, 2, weights.scalar_type());
-      at::baddbmm_out(to_q, to_q, grad_scores, part(k), 0, scale);
-      at::baddbmm_out(to_k, to_k, grad_scores.transpose(1, 2), part(q), 0, scale);
-    }
-    return {grad_q.view(sizes), grad_k.view(sizes), grad_v.view(sizes), {}};
+    auto [grad_query, grad_key, grad_value] =
+        attention_backward.call(gradients[0], saved[0], saved[1], saved[2], saved[3], saved[4],
+                                context->saved_data["is_causal"].toBool());
+    return {grad_query, grad_key, grad_value, {}};
   }
 };
 
@@ -100,18 +136,15 @@ bool becomes_bfloat16(const at::Tensor& x) {
   return (is_cast ? at::autocast::get_autocast_dtype(at::kCPU) : x.scalar_type()) == at::kBFloat16;
 }
 
-bool wants_gradient(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  return at::GradMode::is_enabled() &&
-         (q.requires_grad() || k.requires_grad() || v.requires_grad());
-}
-
 bool is_ours(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   const auto fits = [&](const at::Tensor& x) {
     return x.is_cpu() && becomes_bfloat16(x) && x.sizes() == q.sizes() && x.stride(-1) == 1;
   };
-  return detail::cpu_multiplies_bfloat16() && at::globalContext().userEnabledFlashSDP() &&
-         q.dim() == 4 && q.numel() > 0 && q.size(2) <= longest && fits(q) && fits(k) && fits(v) &&
-         wants_gradient(q, k, v);
+  return detail::cpu_multiplies_bfloat16() && at::globalContext().userEnabledMkldnn() &&
+         at::globalContext().userEnabledFlashSDP() && q.dim() == 4 && q.numel() > 0 &&
+         q.size(2) <= longest && q.size(3) % 2 == 0 && fits(q) && fits(k) && fits(v) &&
+         // Heads share no thread; LibTorch's kernel also cuts the queries of one.
+         4 * q.size(0) * q.size(1) >= at::get_num_threads();
 }
 
 }  // namespace

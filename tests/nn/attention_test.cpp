@@ -4,6 +4,8 @@
 #include "halfstep/core/error.h"
 
 #include <array>
+#include <limits>
+#include <string>
 
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <torch/csrc/autograd/function.h>
@@ -12,6 +14,7 @@
 
 #include "tests/support/devices.h"
 #include "tests/support/errors.h"
+#include "tests/support/thread_count.h"
 #include "tests/support/tolerance.h"
 
 namespace halfstep {
@@ -72,26 +75,37 @@ class Attention : public testing::DeviceTest {
 
 }  // namespace
 
-TEST_P(Attention, HasLibTorchsOutputAndGradientsWithinRounding) {
-  for (const auto& sizes : std::vector<std::vector<int64_t>>{
-           {16, 4, 128, 64}, {2, 3, 1, 8}, {1, 2, 7, 16}, {3, 2, 300, 32}, {1, 1, 512, 24}}) {
+TEST_P(Attention, IsAsAccurateAsLibTorchs) {
+  for (const auto& sizes : std::vector<std::vector<int64_t>>{{16, 4, 128, 64},
+                                                             {2, 3, 1, 8},
+                                                             {1, 2, 7, 16},
+                                                             {3, 2, 300, 32},
+                                                             {2, 1, 64, 6},
+                                                             {2, 2, 65, 80},
+                                                             {1, 1, 512, 24}}) {
     for (const bool is_causal : {false, true}) {
-      SCOPED_TRACE(::testing::PrintToString(sizes) + (is_causal ? " causal" : ""));
-      const auto values = inputs(sizes, device());
-      const auto got = run(nn::scaled_dot_product_attention, values, torch::kBFloat16, is_causal);
-      const auto same = run(stock, values, torch::kBFloat16, is_causal);
-      std::array<torch::Tensor, 3> rounded;
-      for (size_t i = 0; i < 3; ++i) rounded[i] = values[i].to(torch::kBFloat16);
-      const auto exact = run(stock, rounded, torch::kDouble, is_causal);
-      EXPECT_EQ(got.ours, expects_ours());
-      testing::expect_same_bits(got.output, same.output);
-      for (size_t i = 0; i < 3; ++i) {
-        EXPECT_EQ(got.gradients[i].scalar_type(), torch::kBFloat16);
-        // One position attends to itself alone: the gradients of query and key are 0.
-        if (sizes[2] == 1 && i < 2)
-          EXPECT_LT(got.gradients[i].abs().max().item<double>(), 1e-2);
-        else
-          EXPECT_LT(relative_error(got.gradients[i], exact.gradients[i]), 1e-2) << i;
+      for (const double size : {1.0, 4.0}) {  // the softmax of large scores is sharp
+        SCOPED_TRACE(::testing::PrintToString(sizes) + (is_causal ? " causal, " : ", ") +
+                     std::to_string(size));
+        auto values = inputs(sizes, device());
+        for (auto& value : values) value = (value * size).to(torch::kBFloat16);
+        const auto got = run(nn::scaled_dot_product_attention, values, torch::kBFloat16, is_causal);
+        const auto theirs = run(stock, values, torch::kBFloat16, is_causal);
+        const auto exact = run(stock, values, torch::kDouble, is_causal);
+        EXPECT_EQ(got.ours, expects_ours());
+        EXPECT_EQ(got.output.strides(), theirs.output.strides());
+        EXPECT_LT(relative_error(got.output, exact.output),
+                  1.1 * relative_error(theirs.output, exact.output) + 1e-4);
+        for (size_t i = 0; i < 3; ++i) {
+          EXPECT_EQ(got.gradients[i].scalar_type(), torch::kBFloat16);
+          // One position attends to itself alone: the gradients of query and key are 0.
+          if (sizes[2] == 1 && i < 2)
+            EXPECT_LT(got.gradients[i].abs().max().item<double>(), 1e-2 * size * size);
+          else
+            EXPECT_LT(relative_error(got.gradients[i], exact.gradients[i]),
+                      1.2 * relative_error(theirs.gradients[i], exact.gradients[i]) + 1e-3)
+                << i;
+        }
       }
     }
   }
@@ -103,7 +117,8 @@ TEST_P(Attention, IsLibTorchsElsewhere) {
     c10::ScalarType dtype;
   } cases[] = {{{2, 2, 16, 8}, torch::kFloat},
                {{2, 2, 16, 8}, torch::kDouble},
-               {{1, 2, 513, 8}, torch::kBFloat16}};
+               {{1, 2, 16, 7}, torch::kBFloat16},
+               {{1, 2, 2049, 8}, torch::kBFloat16}};
   for (const auto& c : cases) {
     const auto values = inputs(c.sizes, device());
     const auto got = run(nn::scaled_dot_product_attention, values, c.dtype, true);
@@ -112,10 +127,61 @@ TEST_P(Attention, IsLibTorchsElsewhere) {
     testing::expect_same_bits(got.output, same.output);
     for (size_t i = 0; i < 3; ++i) testing::expect_same_bits(got.gradients[i], same.gradients[i]);
   }
+}
+
+TEST_P(Attention, IsTheSameWithoutGradientsAndForAnyNumberOfThreads) {
+  const auto values = inputs({2, 2, 100, 8}, device());
+  const auto expected = run(nn::scaled_dot_product_attention, values, torch::kBFloat16, true);
+  const testing::ThreadCount one(1);
+  const auto got = run(nn::scaled_dot_product_attention, values, torch::kBFloat16, true);
+  testing::expect_same_bits(got.output, expected.output);
+  for (size_t i = 0; i < 3; ++i) testing::expect_same_bits(got.gradients[i], expected.gradients[i]);
   const torch::NoGradGuard no_grad;
-  const auto values = inputs({2, 2, 16, 8}, device());
-  const auto q = values[0].to(torch::kBFloat16);
-  testing::expect_same_bits(nn::scaled_dot_product_attention(q, q, q), stock(q, q, q, false));
+  std::array<torch::Tensor, 3> x;
+  for (size_t i = 0; i < 3; ++i) x[i] = values[i].to(torch::kBFloat16);
+  testing::expect_same_bits(nn::scaled_dot_product_attention(x[0], x[1], x[2], true),
+                            expected.output);
+}
+
+TEST_P(Attention, NonfiniteNumbersReachWhatSeesThem) {
+  for (const double bad :
+       {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    for (size_t which = 0; which < 3; ++which) {
+      SCOPED_TRACE(std::to_string(bad) + " in " + std::to_string(which));
+      const auto values = inputs({1, 2, 100, 8}, device());
+      values[which][0][0].select(0, 70).fill_(bad);
+      const auto got = run(nn::scaled_dot_product_attention, values, torch::kBFloat16, true);
+      const auto finite = got.output.isfinite().all(-1);
+      EXPECT_TRUE(finite[0][1].all().item<bool>());
+      EXPECT_TRUE(finite[0][0].slice(0, 0, 64).all().item<bool>());
+      EXPECT_FALSE(finite[0][0][70].item<bool>());
+      // Query 70 alone meets itself; key and value 70 are seen by all later ones.
+      if (which > 0) {
+        EXPECT_FALSE(finite[0][0].slice(0, 71).any().item<bool>());
+      }
+      // What a value is does not matter for its own gradient.
+      EXPECT_FALSE(got.gradients[which == 2 ? 0 : which].isfinite().all().item<bool>());
+    }
+  }
+}
+
+TEST_P(Attention, TakesGradientsThatLieOtherwise) {
+  auto values = inputs({2, 2, 33, 8}, device());
+  std::array<torch::Tensor, 3> x;
+  for (size_t i = 0; i < 3; ++i) x[i] = values[i].to(torch::kBFloat16).requires_grad_();
+  const auto gradient = [&](const torch::Tensor& weights) {
+    const auto output = nn::scaled_dot_product_attention(x[0], x[1], x[2], true);
+    x[0].mutable_grad() = torch::Tensor();
+    output.backward(weights);
+    return x[0].grad();
+  };
+  const auto weights = torch::randn({2, 2, 33, 8}, device()).to(torch::kBFloat16);
+  const auto expected = gradient(weights);
+  testing::expect_same_bits(gradient(weights.transpose(2, 3).contiguous().transpose(2, 3)),
+                            expected);
+  const auto ones = torch::ones({1, 1, 1, 1}, weights.options());
+  testing::expect_same_bits(gradient(ones.expand(weights.sizes())),
+                            gradient(torch::ones_like(weights)));
 }
 
 TEST_P(Attention, AutocastCastsItsInputs) {
@@ -124,7 +190,7 @@ TEST_P(Attention, AutocastCastsItsInputs) {
   const auto same = run(stock, values, torch::kFloat, true, true);
   EXPECT_EQ(got.ours, expects_ours());
   EXPECT_EQ(got.output.scalar_type(), torch::kBFloat16);
-  testing::expect_same_bits(got.output, same.output);
+  EXPECT_LT(relative_error(got.output, same.output), 5e-3);
   for (size_t i = 0; i < 3; ++i) {
     EXPECT_EQ(got.gradients[i].scalar_type(), torch::kFloat);
     EXPECT_LT(relative_error(got.gradients[i], same.gradients[i]), 2e-2);
