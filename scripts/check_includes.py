@@ -12,7 +12,7 @@ LIBRARY = ("core", "autocast", "scaling", "nn", "inspect", "optim", "optim_wrapp
            "graph", "dist")
 # Where the library takes another package or the compiler's own headers in: folder -> include prefixes.
 ALSO = {"dist": ("arpa/inet.h", "ifaddrs.h", "net/if.h", "netdb.h", "netinet/in.h", "sys/socket.h", "unistd.h"),
-        "nn": ("hwy/",), "optim": ("hwy/", "xmmintrin.h")}
+        "graph": ("hwy/",), "nn": ("hwy/",), "optim": ("hwy/", "xmmintrin.h")}
 TORCH = ("ATen/", "c10/", "torch/", "caffe2/")
 CUDA = re.compile(r"cuda(_\w+)?\.h|cub/.*|thrust/.*")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)

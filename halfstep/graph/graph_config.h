@@ -63,8 +63,9 @@ class GraphConfig {
   bool checks_replays() const { return check_; }
 
   /// Switches a pass over the recorded program on or off: "reuse_views", "reuse_results",
-  /// "remove_dead_calls", and "plan_memory", which keeps the memory of a replay for the next. None
-  /// changes a bit of the results. Default: on. Throws UsageError for another name.
+  /// "remove_dead_calls", "choose_kernels", and "plan_memory", which keeps the memory of a replay
+  /// for the next. None changes a bit of the results. Default: on. Throws UsageError for another
+  /// name.
   static constexpr const char* kPlanMemory = "plan_memory";
   GraphConfig& enable_pass(const std::string& name, bool enabled = true);
   bool pass_enabled(const std::string& name) const { return passes_off_.count(name) == 0; }

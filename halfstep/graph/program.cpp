@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include <ATen/core/Formatting.h>
+#include <c10/util/accumulate.h>
 
 namespace halfstep::detail {
 
@@ -61,6 +62,20 @@ std::string places_text(const Program& program, const std::vector<Instruction::P
 Geometry Geometry::of(const at::Tensor& tensor) {
   return {tensor.sizes().vec(), tensor.strides().vec(), tensor.storage_offset(),
           tensor.scalar_type(), tensor.device()};
+}
+
+int64_t Geometry::numel() const {
+  return c10::multiply_integers(sizes);
+}
+
+bool Geometry::is_contiguous() const {
+  int64_t expected = 1;
+  for (size_t i = sizes.size(); i-- > 0;) {
+    if (sizes[i] == 1) continue;
+    if (strides[i] != expected) return false;
+    expected *= sizes[i];
+  }
+  return true;
 }
 
 std::string Geometry::to_string() const {

@@ -29,6 +29,9 @@ struct Geometry {
   c10::Device device = c10::kCPU;
 
   static Geometry of(const at::Tensor& tensor);
+  int64_t numel() const;
+  /// Elements lie one after the other, the last dimension the fastest.
+  bool is_contiguous() const;
   bool operator==(const Geometry& other) const = default;
   /// As "bfloat16[64, 256]".
   std::string to_string() const;

@@ -23,7 +23,8 @@ struct Step : Graph<std::vector<Tensor>(Tensor)> {
   Function function;
 };
 
-constexpr const char* kPasses[] = {"reuse_views", "reuse_results", "remove_dead_calls"};
+constexpr const char* kPasses[] = {"reuse_views", "reuse_results", "remove_dead_calls",
+                                   "choose_kernels"};
 
 int64_t calls_in(const std::string& program) {
   std::istringstream lines(program);

@@ -9,8 +9,10 @@ namespace halfstep::detail {
 /// A change of a Program that leaves its results as they are, to the bit.
 struct Pass {
   const char* name;
-  /// Returns how many calls it took away.
+  /// Returns how often it did so.
   int64_t (*run)(Program& program);
+  /// What it did how often, as "took … calls away".
+  const char *did = "took", *what = "calls away";
 };
 
 /// All of them, in the order they run.
@@ -26,5 +28,9 @@ int64_t reuse_results(Program& program);
 
 /// Calls whose results nobody uses.
 int64_t remove_dead_calls(Program& program);
+
+/// Calls for which halfstep has a faster kernel with the same bits: gelu_backward of contiguous
+/// bfloat16 tensors on the CPU.
+int64_t choose_kernels(Program& program);
 
 }  // namespace halfstep::detail

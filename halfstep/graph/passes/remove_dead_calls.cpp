@@ -27,11 +27,4 @@ int64_t remove_dead_calls(Program& program) {
   return count;
 }
 
-const std::vector<Pass>& passes() {
-  static const std::vector<Pass> all = {{"reuse_views", reuse_views},
-                                        {"reuse_results", reuse_results},
-                                        {"remove_dead_calls", remove_dead_calls}};
-  return all;
-}
-
 }  // namespace halfstep::detail

@@ -1,0 +1,14 @@
+#include "halfstep/graph/passes/pass.h"
+
+namespace halfstep::detail {
+
+const std::vector<Pass>& passes() {
+  static const std::vector<Pass> all = {
+      {"reuse_views", reuse_views},
+      {"reuse_results", reuse_results},
+      {"remove_dead_calls", remove_dead_calls},
+      {"choose_kernels", choose_kernels, "gave", "calls a kernel of halfstep's"}};
+  return all;
+}
+
+}  // namespace halfstep::detail
