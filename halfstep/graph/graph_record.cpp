@@ -227,7 +227,8 @@ void GraphBase::run_passes(detail::Program& program) const {
     if (!config_.pass_enabled(pass.name)) continue;
     const auto count = pass.run(program);
     if (debug_level_ >= 1)
-      *debug_out_ << "[Graph] " << pass.name << ' ' << pass.did << ' ' << count << ' ' << pass.what << '\n';
+      *debug_out_ << "[Graph] " << pass.name << ' ' << pass.did << ' ' << count << ' ' << pass.what
+                  << '\n';
     if (debug_level_ >= 3) *debug_out_ << program.to_string();
   }
   if (debug_level_ == 1 || debug_level_ == 2) *debug_out_ << program.to_string();

@@ -166,8 +166,8 @@ TEST(GraphPasses, AllTogetherAndTheirDumps) {
         "[Graph] remove_dead_calls took 0 calls away\n", "3 calls, 0 gradients\n"})
     EXPECT_THAT(out.str(), ::testing::HasSubstr(part));
   EXPECT_ERROR(step.config().enable_pass("fuse"), UsageError,
-               "must be one of plan_memory, reuse_views, reuse_results, remove_dead_calls, but got "
-               "\"fuse\"");
+               "must be one of plan_memory, reuse_views, reuse_results, remove_dead_calls, "
+               "choose_kernels, but got \"fuse\"");
 }
 
 }  // namespace

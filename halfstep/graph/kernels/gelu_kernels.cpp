@@ -40,8 +40,7 @@ void multiply_slopes(const float* slopes, bool flushes, const uint16_t* x, const
   const auto least = hn::Set(d, flushes ? std::numeric_limits<float>::min() : 0.0F);
   const auto vector_at = [&](const uint16_t* numbers, const uint16_t* grads, uint16_t* out) {
     const auto index = hn::BitCast(i32, hn::PromoteTo(u32, hn::LoadU(u16, numbers)));
-    const auto g =
-        hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(u32, hn::LoadU(u16, grads))));
+    const auto g = hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(u32, hn::LoadU(u16, grads))));
     const auto value = hn::Mul(hn::GatherIndex(d, slopes, index), g);
     const auto bits = hn::BitCast(u32, value);
     const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(u32, 1));
@@ -83,7 +82,7 @@ const uint16_t* bits_of(const at::Tensor& tensor) {
 at::Tensor multiply(const at::Tensor& slopes, bool flushes, const at::Tensor& grad,
                     const at::Tensor& self) {
   auto result = at::empty_like(self);
-  const auto *table = slopes.const_data_ptr<float>();
+  const auto* table = slopes.const_data_ptr<float>();
   const auto *x = bits_of(self), *g = bits_of(grad);
   auto* to = reinterpret_cast<uint16_t*>(result.mutable_data_ptr<c10::BFloat16>());
   at::parallel_for(0, self.numel(), kGrain, [&](int64_t begin, int64_t end) {
