@@ -15,6 +15,11 @@ namespace halfstep::inspect::detail {
 
 class OpRecording;
 
+/// What a recording keeps with a running operator.
+struct OpNote {
+  virtual ~OpNote() = default;
+};
+
 /// One running operator; LibTorch keeps it from the op's start to its end.
 struct OpFrame : at::ObserverContext {
   OpFrame* caller = nullptr;
@@ -29,6 +34,7 @@ struct OpFrame : at::ObserverContext {
   bool backward = false;
   bool is_row = false;
   std::optional<c10::ScalarType> cast_from;
+  std::unique_ptr<OpNote> note;
 };
 
 /// A thread state that is told of each op, also of those on threads that autograd or

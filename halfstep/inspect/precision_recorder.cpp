@@ -1,10 +1,10 @@
 #include "halfstep/inspect/precision_recorder.h"
 
-#include "halfstep/autocast/module_scope.h"
-#include "halfstep/autocast/module_tree.h"
 #include "halfstep/autocast/op_names.h"
 #include "halfstep/autocast/policy_region.h"
 #include "halfstep/autocast/stock_rules.h"
+#include "halfstep/inspect/call_modules.h"
+#include "halfstep/inspect/call_values.h"
 #include "halfstep/inspect/op_observer.h"
 
 #include <algorithm>
@@ -23,25 +23,6 @@ namespace halfstep::inspect {
 namespace detail {
 
 namespace {
-
-/// Calls `f` with each defined tensor among the values, also in lists.
-template <class F>
-void for_each_tensor(c10::ArrayRef<c10::IValue> values, const F& f) {
-  for (const auto& value : values) {
-    if (value.isTensor()) {
-      if (value.toTensor().defined()) f(value.toTensor());
-    } else if (value.isTensorList()) {
-      for_each_tensor(value.toListRef(), f);
-    }
-  }
-}
-
-bool is_view(const c10::FunctionSchema& schema) {
-  const auto& returns = schema.returns();
-  return !returns.empty() && std::all_of(returns.begin(), returns.end(), [](const auto& each) {
-    return each.alias_info() != nullptr && !each.alias_info()->isWrite();
-  });
-}
 
 /// What one call says of itself when it begins.
 struct Inputs {
@@ -67,10 +48,9 @@ std::string lower_name(c10::DeviceType type) {
 
 class PrecisionRecording final : public OpRecording {
  public:
-  explicit PrecisionRecording(const torch::nn::Module* root) {
+  explicit PrecisionRecording(const torch::nn::Module* root) : modules_(root) {
     device_types_.insert({c10::kCPU, &halfstep::detail::stock_rules(c10::kCPU)});
     if (root == nullptr) return;
-    tree_.emplace(*root);
     for (const auto& parameter : root->parameters()) {
       const auto type = parameter.device().type();
       if (at::autocast::is_autocast_available(type))
@@ -84,7 +64,7 @@ class PrecisionRecording final : public OpRecording {
   void begin(OpFrame& frame, const at::RecordFunction& call) override {
     const auto values = call.inputs();
     const auto& op = op_of(call);
-    if (!frame.backward) frame.module = module_of(frame, values);
+    if (!frame.backward) frame.module = modules_.module_of(frame, values);
     if (op.is_cast) {
       const auto& source = values[frame.op == "copy_" ? 1 : 0];
       const bool counted_already = frame.caller != nullptr && frame.caller->cast_from.has_value();
@@ -179,29 +159,6 @@ class PrecisionRecording final : public OpRecording {
     return op;
   }
 
-  /// The owner of a parameter, inside the scope where there is one; else the caller's; else the
-  /// scope's.
-  std::string module_of(const OpFrame& frame, c10::ArrayRef<c10::IValue> values) const {
-    const auto* scope = halfstep::detail::ModuleScopeState::current();
-    std::optional<size_t> scope_module;
-    if (scope != nullptr && tree_)
-      scope_module = scope->module != nullptr ? tree_->find(*scope) : tree_->find(scope->path);
-    std::optional<size_t> owner;
-    if (tree_) {
-      for_each_tensor(values, [&](const at::Tensor& tensor) {
-        for (const auto module : tree_->owners(tensor)) {
-          if (!owner && (!scope_module || tree_->is_inside(module, *scope_module))) owner = module;
-        }
-      });
-    }
-    if (owner) return path_of(*owner);
-    if (frame.caller != nullptr) return frame.caller->module;
-    if (scope_module) return path_of(*scope_module);
-    return scope == nullptr ? "" : scope->path;
-  }
-
-  std::string path_of(size_t module) const { return module == 0 ? "." : tree_->paths()[module]; }
-
   std::optional<CastRule> rule_of(const std::string& op, c10::DeviceType device_type,
                                   halfstep::detail::PolicyRegion* region) const {
     if (region != nullptr) return region->op_policy().rule(op);
@@ -234,7 +191,7 @@ class PrecisionRecording final : public OpRecording {
   }
 
   std::atomic<bool> open_ = true;
-  std::optional<halfstep::detail::ModuleTree> tree_;
+  CallModules modules_;
   std::map<c10::DeviceType, const std::map<std::string, halfstep::detail::StockRule>*>
       device_types_;
 
