@@ -40,6 +40,7 @@ struct Arguments {
   bool dry_run = false;
   bool amp = false;
   bool precision_report = false;
+  bool trace_overflow = false;
   bool auto_scale_lr = false;
   bool resolved = false;
 };
@@ -79,6 +80,9 @@ void add_training(CLI::App& command, Arguments& arguments) {
   command.add_flag("--precision-report", arguments.precision_report,
                    "Print at the end in which dtype each op of the second step ran, and what was "
                    "cast; also in the work dir, as precision_report.json");
+  command.add_flag("--trace-overflow", arguments.trace_overflow,
+                   "Name the first op, module and direction of each step that gave an inf or NaN, "
+                   "and what it was given; at the end, how large gradients are");
   command.add_flag("--auto-scale-lr", arguments.auto_scale_lr,
                    "Multiply learning rates by the examples of a step over "
                    "auto_scale_lr.base_batch_size");
@@ -143,6 +147,7 @@ RunOptions run_options(const Arguments& arguments) {
   options.device = parse_device(arguments.device);
   options.amp = arguments.amp;
   options.precision_report = arguments.precision_report;
+  options.trace_overflow = arguments.trace_overflow;
   options.requeue = arguments.requeue;
   options.auto_scale_lr = arguments.auto_scale_lr;
   if (!arguments.seed.empty()) options.seed = detail::parse_seed(arguments.seed);

@@ -29,6 +29,7 @@ struct RunOptions {
   bool resume = false;
   std::filesystem::path resume_from = {};  ///< empty: the newest checkpoint of the work dir
   bool precision_report = false;           ///< --precision-report: record the precision of one step
+  bool trace_overflow = false;             ///< --trace-overflow: see OverflowTraceHook
   std::filesystem::path load_from = {};    ///< --load-from: instead of the config's load_from
   dist::LaunchEnvironment launch = {};     ///< --launcher: who this process is in its job
   dist::ProcessGroup* group = nullptr;     ///< the processes of the job, joined; null: one process

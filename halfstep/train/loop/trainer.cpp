@@ -4,6 +4,7 @@
 #include "halfstep/core/error.h"
 #include "halfstep/inspect/precision_recorder.h"
 #include "halfstep/train/files/atomic_file.h"
+#include "halfstep/train/hooks/overflow_trace_hook.h"
 #include "halfstep/train/loop/precision_json.h"
 #include "halfstep/train/loop/rank_files.h"
 #include "halfstep/train/loop/stop_signal.h"
@@ -52,6 +53,7 @@ Trainer::Trainer(Config config, const RunOptions& options)
     if (!options.resume && is_first()) put_aside_ = work_dir_.put_earlier_run_aside();
   }
   ranks_.connect(parts_);
+  if (options.trace_overflow) register_hook(std::make_unique<OverflowTraceHook>());
   if (is_first()) write_file(work_dir_.config_file(), parts_.resolved_config);
 }
 
@@ -89,6 +91,13 @@ Trainer::Outcome Trainer::train() {
     return agreed != 0;
   };
   parts_.hooks.for_each([&](Hook& hook) { hook.before_run(*this); });
+  std::optional<inspect::OverflowTracer> tracer;
+  if (traces_overflows_) {
+    overflow_tracer_ = &tracer.emplace(*parts_.model);
+    tracer->pause();
+  }
+  const auto forget_tracer = std::unique_ptr<Trainer, void (*)(Trainer*)>(
+      this, [](Trainer* self) { self->overflow_tracer_ = nullptr; });
   bool stopped = stop();
   const bool was_finished = is_finished();
   // A run that was stopped before its validation, or in it, is resumed with it.
@@ -261,6 +270,7 @@ void Trainer::observe_ops(bool observe) {
   dtype_counter_.reset();
   if (observe && counts_dtypes_) dtype_counter_.emplace();
   if (precision_recorder_) observe ? precision_recorder_->resume() : precision_recorder_->pause();
+  if (overflow_tracer_ != nullptr) observe ? overflow_tracer_->resume() : overflow_tracer_->pause();
 }
 
 std::filesystem::path Trainer::save_checkpoint() {

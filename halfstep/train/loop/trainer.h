@@ -1,5 +1,6 @@
 #pragma once
 #include "halfstep/inspect/dtype_counter.h"
+#include "halfstep/inspect/overflow_tracer.h"
 #include "halfstep/inspect/precision_recorder.h"
 #include "halfstep/scaling/grad_scaler.h"
 #include "halfstep/train/files/checkpoint.h"
@@ -143,6 +144,12 @@ class Trainer {
   const std::optional<inspect::PrecisionReport>& precision_report() const {
     return precision_report_;
   }
+  /// Has each op of the model's steps looked at for inf and NaN; for hooks, in before_run(). False
+  /// where another hook asked already.
+  bool trace_overflows() { return !std::exchange(traces_overflows_, true); }
+  /// Then the tracer of the run, which looks away during updates; else, and outside of train(),
+  /// null. OverflowTraceHook ends its steps.
+  inspect::OverflowTracer* overflow_tracer() { return overflow_tracer_; }
   /// Steps since construction.
   int64_t steps_of_this_process() const { return progress_.step - first_step_; }
   /// The signal that stopped the run, or 0.
@@ -212,6 +219,8 @@ class Trainer {
   bool wants_precision_report_;
   std::optional<inspect::PrecisionReport> precision_report_;
   std::optional<inspect::PrecisionRecorder> precision_recorder_;  // of the step at hand
+  bool traces_overflows_ = false;
+  inspect::OverflowTracer* overflow_tracer_ = nullptr;
   bool stop_requested_ = false;
   int stop_signal_ = 0;
   std::optional<Progress> saved_;

@@ -5,6 +5,7 @@
 #include "halfstep/train/hooks/gradient_statistics_hook.h"
 #include "halfstep/train/hooks/iter_timer_hook.h"
 #include "halfstep/train/hooks/logger_hook.h"
+#include "halfstep/train/hooks/overflow_trace_hook.h"
 #include "halfstep/train/hooks/param_scheduler_hook.h"
 #include "halfstep/train/hooks/runtime_info_hook.h"
 #include "halfstep/train/hooks/sample_grid_hook.h"
@@ -117,6 +118,7 @@ HookRegistry& hooks() {
                                     {"GradientStatisticsHook", make_hook<GradientStatisticsHook>},
                                     {"IterTimerHook", make_hook<IterTimerHook>},
                                     {"LoggerHook", make_hook<LoggerHook>},
+                                    {"OverflowTraceHook", make_hook<OverflowTraceHook>},
                                     {"ParamSchedulerHook", make_hook<ParamSchedulerHook>},
                                     {"RuntimeInfoHook", make_hook<RuntimeInfoHook>},
                                     {"SampleGridHook", make_hook<SampleGridHook>}});

@@ -114,6 +114,13 @@ class CommandTest(unittest.TestCase):
         report = json.loads((self.dir / "w/precision_report.json").read_text())
         self.assertIn("bfloat16", [op["dtype"] for op in report["forward"]["ops"] if op["op"] == "linear"])
 
+    def test_trace_overflow(self):
+        output = self.train("--amp", "--trace-overflow", "--work-dir", "w", options=["train_cfg.max_epochs=1"])
+        self.assertRegex(output, r"\nno inf or NaN in \d+ steps\ngradients of step 1: \d+ gradients, ")
+        events = [json.loads(line)["event"] for line in (self.dir / "w/log.jsonl").read_text().splitlines()]
+        self.assertIn("gradient_exponents", events)
+        self.assertNotIn("overflow", events)
+
     def test_precision_report_says_why_nothing_was_cast(self):
         output = self.train("--precision-report", options=["train_cfg.max_epochs=1"])
         self.assertIn("nothing ran in 16 bits: no op ran in an enabled autocast region", output)
