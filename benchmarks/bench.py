@@ -105,7 +105,7 @@ def measure(workload, arguments, log):
         row = {"side": side, "variant": variant, "precision": precision,
                "float32": float32.get((side, variant))} | statistics_of.summarize(taken, 0 if arguments.quick else best)
         reply = prepared[side, variant, precision]
-        row |= {name: reply[name] for name in ("losses", "state_bytes", "peak_bytes") if name in reply}
+        row |= {name: reply[name] for name in ("losses", "state_bytes", "peak_bytes", "recording_seconds") if name in reply}
         rows.append(row)
     return {"workload": workload, "rows": rows, "best_reference_gflops": best, "wall_seconds": time.monotonic() - started,
             "idle_cpu": max(s["idle_cpu"] for taken in samples.values() for s in taken)}, hello

@@ -130,6 +130,18 @@ def goals(results):
     return lines + [""] if len(lines) > 2 else []
 
 
+def recordings(results):
+    """How long a Graph's recorded first steps took in all, against three of its steps and a second."""
+    lines = ["| recording | seconds | at most | |", "|---|---:|---:|---|"]
+    for measured in results["workloads"]:
+        for row in measured["rows"]:
+            if "recording_seconds" in row and "median" in row:
+                took, limit = row["recording_seconds"], 3 * row["median"] + 1
+                lines.append(f"| {measured['workload']}: {row['variant']}, {row['precision']} | {took:.3f} | {limit:.3f} | "
+                             f"{'within' if took < limit else 'beyond'} |")
+    return lines + [""] if len(lines) > 2 else []
+
+
 def budget_table(budget):
     lines = [f"Largest batch whose tensors fit {budget['mib']} MiB:", "", "| workload | | variant | bf16 | float32 |", "|---|---|---|---:|---:|"]
     found = {}
@@ -152,7 +164,7 @@ def markdown(results):
     if "budget" in results:
         lines += budget_table(results["budget"])
     elif not results["quick"]:
-        lines += goals(results)
+        lines += goals(results) + recordings(results)
     if results["workloads"]:
         idle = max(w["idle_cpu"] for w in results["workloads"])
         lines += [f"While one side ran, the other used at most {idle:.1%} of a core; the reference product reached "

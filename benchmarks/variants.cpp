@@ -89,13 +89,23 @@ class Recorded : public Graph<at::Tensor(at::Tensor, at::Tensor)> {
   optim::Adam adam_;
 };
 
+struct RecordedStep {
+  std::shared_ptr<Recorded> graph;
+  Batch batch;
+  at::Tensor operator()() const { return (*graph)(batch.input, batch.target); }
+};
+
 Step recorded(std::shared_ptr<train::Model> network, Batch batch, bool autocast) {
   if (autocast) optim::set_gradient_dtype(network->parameters(), at::kBFloat16);
-  auto graph = std::make_shared<Recorded>(std::move(network), autocast);
-  return [graph, batch = std::move(batch)] { return (*graph)(batch.input, batch.target); };
+  return RecordedStep{std::make_shared<Recorded>(std::move(network), autocast), std::move(batch)};
 }
 
 }  // namespace
+
+int64_t recorded_steps(const Step& step) {
+  const auto* recorded = step.target<RecordedStep>();
+  return recorded == nullptr ? 0 : recorded->graph->recorded_steps();
+}
 
 const std::vector<Variant>& variants() {
   static const char* const adam = "halfstep::optim::Adam";

@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
@@ -19,6 +20,10 @@ struct Variant {
   /// Makes the step. `autocast`: in bfloat16, else the variant's own float32.
   std::function<Step(std::shared_ptr<train::Model>, Batch, bool autocast)> make_step;
 };
+
+/// How many calls of a step so far were recorded by a Graph, always its first ones; 0 for other
+/// steps.
+int64_t recorded_steps(const Step& step);
 
 /// Ours. A new one is an entry here.
 const std::vector<Variant>& variants();

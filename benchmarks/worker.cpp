@@ -4,7 +4,9 @@
 //   {"do": "hello"}                                    versions, threads, variants
 //   {"do": "check_bytes"}                              counts a known case
 //   {"do": "prepare", "id", "workload", "variant", "precision", "file", "batch", "steps"}
-//                                                      the first losses, bytes and seconds of steps
+//                                                      the first losses, bytes and seconds of
+//                                                      steps, and how long a Graph's recorded ones
+//                                                      took
 //   {"do": "sample", "id", "steps"}                    seconds, and the rate of the reference
 //   product
 //   {"do": "profile", "id", "steps"}                   seconds in each op itself, and its calls
@@ -18,6 +20,7 @@
 #include <exception>
 #include <iostream>
 #include <map>
+#include <numeric>
 #include <string>
 
 #include <ATen/Parallel.h>
@@ -110,7 +113,11 @@ Json prepare(const Json& request, Step& step) {
   const auto seconds = timed(step, request.value("steps", 3), &losses);
   const int64_t peak = tensor_bytes_peak() - before - state;
   tensor_bytes_stop();
-  return {{"losses", losses}, {"seconds", seconds}, {"state_bytes", state}, {"peak_bytes", peak}};
+  Json reply{
+      {"losses", losses}, {"seconds", seconds}, {"state_bytes", state}, {"peak_bytes", peak}};
+  if (const auto recorded = recorded_steps(step); recorded > 0)
+    reply["recording_seconds"] = std::accumulate(seconds.begin(), seconds.begin() + recorded, 0.0);
+  return reply;
 }
 
 // One untimed step first: others ran since.

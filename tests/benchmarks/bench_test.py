@@ -45,6 +45,14 @@ class Tables(unittest.TestCase):
         self.assertEqual([c.strip() for c in ours.strip("|").split("|")],
                          ["ours", "a, bf16", "1.000", "10%", "2.00 × (faster)", "3.00 ×", "2.00", "0.0", "9 of 9"])
 
+    def test_recordings_have_three_steps_and_a_second(self):
+        graph = row("ours", "halfstep::Graph", "bf16", 0.5, 0)
+        text = [report.recordings({"workloads": [{"workload": "gpt", "rows": [graph | {"recording_seconds": s}, row("ours", "a", "bf16", 1, 0)]}]})
+                for s in (2.4, 2.5)]
+        self.assertEqual([lines[2:] for lines in text], [["| gpt: halfstep::Graph, bf16 | 2.400 | 2.500 | within |", ""],
+                                                         ["| gpt: halfstep::Graph, bf16 | 2.500 | 2.500 | beyond |", ""]])
+        self.assertEqual(report.recordings({"workloads": [{"workload": "gpt", "rows": [row("ours", "a", "bf16", 1, 0)]}]}), [])
+
 
 class Budget(unittest.TestCase):
     def test_finds_the_largest_batch(self):
