@@ -14,6 +14,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -124,15 +125,19 @@ class Attention : public torch::autograd::Function<Attention> {
   }
 };
 
+bool autocasts() {
+  return at::autocast::is_autocast_enabled(at::kCPU) &&
+         !c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutocastCPU);
+}
+
 // What LibTorch's op would compute in, inside a region of autocast.
 at::Tensor as_autocast_casts(const at::Tensor& x) {
-  if (!at::autocast::is_autocast_enabled(at::kCPU)) return x;
+  if (!autocasts()) return x;
   return at::autocast::cached_cast(at::autocast::get_autocast_dtype(at::kCPU), x, at::kCPU);
 }
 
 bool becomes_bfloat16(const at::Tensor& x) {
-  const bool is_cast = at::autocast::is_autocast_enabled(at::kCPU) && x.is_floating_point() &&
-                       x.scalar_type() != at::kDouble;
+  const bool is_cast = autocasts() && x.is_floating_point() && x.scalar_type() != at::kDouble;
   return (is_cast ? at::autocast::get_autocast_dtype(at::kCPU) : x.scalar_type()) == at::kBFloat16;
 }
 
@@ -147,6 +152,30 @@ bool is_ours(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
          4 * q.size(0) * q.size(1) >= at::get_num_threads();
 }
 
+at::Tensor choose_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                            bool is_causal) {
+  if (is_ours(query, key, value))
+    return Attention::apply(as_autocast_casts(query), as_autocast_casts(key),
+                            as_autocast_casts(value), is_causal);
+  return at::scaled_dot_product_attention(query, key, value, /*attn_mask=*/{}, /*dropout_p=*/0.0,
+                                          is_causal);
+}
+
+// One op for whoever watches calls as they are written.
+TORCH_LIBRARY_FRAGMENT(halfstep, library) {
+  library.def(
+      "scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, bool is_causal) -> "
+      "Tensor",
+      choose_attention);
+}
+
+/// A Graph plans its precision: it decides what the inputs are cast to.
+bool is_planned() {
+  constexpr auto key = c10::DispatchKey::DeferredInit;
+  return c10::impl::tls_is_dispatch_key_included(key) &&
+         !c10::impl::tls_is_dispatch_key_excluded(key);
+}
+
 }  // namespace
 
 bool detail::cpu_multiplies_bfloat16() {
@@ -156,11 +185,10 @@ bool detail::cpu_multiplies_bfloat16() {
 
 at::Tensor scaled_dot_product_attention(const at::Tensor& query, const at::Tensor& key,
                                         const at::Tensor& value, bool is_causal) {
-  if (is_ours(query, key, value))
-    return Attention::apply(as_autocast_casts(query), as_autocast_casts(key),
-                            as_autocast_casts(value), is_causal);
-  return at::scaled_dot_product_attention(query, key, value, /*attn_mask=*/{}, /*dropout_p=*/0.0,
-                                          is_causal);
+  if (!is_planned()) return choose_attention(query, key, value, is_causal);
+  static const auto whole =
+      op<decltype(choose_attention)>("halfstep::scaled_dot_product_attention");
+  return whole.call(query, key, value, is_causal);
 }
 
 }  // namespace halfstep::nn

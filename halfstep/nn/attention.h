@@ -16,7 +16,8 @@ namespace halfstep::nn {
 /// micro-kernels, scores and sums in float32 as in LibTorch's kernel and no less accurate, and
 /// strided inputs are read as they lie. There is no double backward there: backward with
 /// create_graph throws UsageError (Difference from LibTorch's kernel, which throws once something
-/// is differentiated twice).
+/// is differentiated twice). A Graph's precision plan sees one op,
+/// halfstep::scaled_dot_product_attention, with the colour of LibTorch's: white.
 at::Tensor scaled_dot_product_attention(const at::Tensor& query, const at::Tensor& key,
                                         const at::Tensor& value, bool is_causal = false);
 

@@ -35,7 +35,9 @@ OpColor color_of(CastRule rule) {
 }  // namespace
 
 OpColor OpColors::of(const c10::OperatorHandle& op, c10::ArrayRef<c10::IValue> arguments) const {
-  const auto name = functional_name(op.operator_name());
+  auto name = functional_name(op.operator_name());
+  // LibTorch's by another kernel.
+  if (name == "halfstep::scaled_dot_product_attention") name = "scaled_dot_product_attention";
   const auto rule = policy_.compiled()->rule(op_index(name), op, arguments);
   HALFSTEP_CHECK_USAGE(rule != CastRule::banned, "PrecisionPlan", "the graph's policy bans ", name,
                        ", but build calls it; use another op (for binary_cross_entropy "
