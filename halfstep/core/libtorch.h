@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <ATen/core/Generator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <c10/util/intrusive_ptr.h>
 #include <torch/csrc/autograd/edge.h>
@@ -49,6 +50,20 @@ constexpr Kind debug_info_kind(const std::string_view* name, uint8_t number) {
   } else {
     return Kind(name);
   }
+}
+
+/// True where a CUDA graph must be told of the random generators it draws from (2.11; 2.15 finds
+/// them by itself). There, a capture that the device refuses leaves them, and the allocator, in it.
+template <class CudaGraph>
+inline constexpr bool kRefusedCaptureLingers = requires(CudaGraph& graph,
+                                                        const at::Generator& generator) {
+  graph.register_generator_state(generator);
+};
+
+/// Tells a CUDA graph that is captured next of a generator, where it must know.
+template <class CudaGraph>
+void register_generator(CudaGraph& graph, const at::Generator& generator) {
+  if constexpr (kRefusedCaptureLingers<CudaGraph>) graph.register_generator_state(generator);
 }
 
 /// True where ATen's fused CPU kernels are wrong for 16-bit parameters: SGD's leaves most elements

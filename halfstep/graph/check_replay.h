@@ -6,16 +6,14 @@
 
 namespace halfstep::detail {
 
-/// What a step leaves beside the tensors it changes.
-struct StepResults {
-  std::vector<at::Tensor> outputs, gradients;
-};
-
-/// Runs `eager` on copies of the inputs and then the replay from the same state: tensors the
-/// program reads and the random generators. Throws UsageError where one bit of the outputs,
-/// gradients or those tensors differs, which are as `eager` left them then; else they are as the
-/// replay did.
-void check_replay(Replay& replay, const std::vector<at::Tensor>& inputs,
-                  const std::function<StepResults(const std::vector<at::Tensor>&)>& eager);
+/// Runs `eager` on copies of the inputs and then `replay`, a run of `program`, on the inputs, from
+/// the same state: tensors the program reads and the random generators. Throws UsageError where one
+/// bit of the outputs, gradients or those tensors differs, or, of what calls that reorder
+/// arithmetic had a part in, where one lies beyond reordering_bound(); the tensors are as the
+/// replay left them in any case.
+StepResults check_replay(
+    const Program& program, const std::vector<at::Tensor>& inputs,
+    const std::function<StepResults()>& replay,
+    const std::function<StepResults(const std::vector<at::Tensor>& inputs)>& eager);
 
 }  // namespace halfstep::detail

@@ -47,6 +47,9 @@ class Graph;
 /// Gradients: a call adds its own to those that are there, as backward() does; with optimizers they
 /// are zeroed (undefined) after their step. Each tensor a replay writes gets a new version.
 ///
+/// On a GPU replays are launched as one CUDA graph, after two that warm up: docs/graph.md says what
+/// can't be, and why_not_captured() why the last one was not. The results are the same.
+///
 /// What a recording can't follow is a UsageError when it is recorded: values read on the host
 /// (item(), is_nonzero, equal), tensors whose size depends on values, tensors that are neither
 /// inputs nor held by modules nor named with add_tensor(), host numbers that change from call to

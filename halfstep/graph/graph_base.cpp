@@ -114,6 +114,7 @@ GraphBase::Tensors GraphBase::call(const Tensors& inputs, const std::vector<size
                          " does; pass it detached, or register it as a parameter");
   prepare(inputs);
   last_reason_.clear();
+  why_not_captured_.clear();
   const auto parts = config_.gradient_accumulation_steps();
   std::vector<Tensors> outputs;  // of each part
   for (int64_t part = 0; part < parts; ++part) {

@@ -53,6 +53,12 @@ class GraphBase : public torch::nn::Module {
   /// Why the last call ran build; empty where it did not.
   const std::string& last_reason() const { return last_reason_; }
 
+  /// How often a replay was one launch of a CUDA graph, and why the last one was not: because it
+  /// warms up, or what could not be captured. Empty where it was one, and where none is asked for:
+  /// on the CPU, and without the pass "cuda_graph".
+  int64_t captured_steps() const { return captured_steps_; }
+  const std::string& why_not_captured() const { return why_not_captured_; }
+
   /// What the last call replays or recorded, one line an op; empty before the first.
   std::string program() const;
 
@@ -124,8 +130,8 @@ class GraphBase : public torch::nn::Module {
   std::vector<std::pair<std::string, at::Tensor>> tensors_;
   Tensors parameters_;  // those that get gradients, while a call runs
   std::vector<std::unique_ptr<detail::Recording>> recordings_;  // the last used one last
-  int64_t recorded_steps_ = 0, replayed_steps_ = 0;
-  std::string last_reason_;
+  int64_t recorded_steps_ = 0, replayed_steps_ = 0, captured_steps_ = 0;
+  std::string last_reason_, why_not_captured_;
   int debug_level_ = -1;
   std::ostream* debug_out_ = nullptr;
   std::atomic<bool> in_use_ = false;

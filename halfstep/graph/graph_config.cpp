@@ -60,8 +60,8 @@ GraphConfig& GraphConfig::check_replays(bool enabled) {
 }
 
 GraphConfig& GraphConfig::enable_pass(const std::string& name, bool enabled) {
-  std::string known(kPlanMemory);
-  bool found = name == kPlanMemory;
+  auto known = c10::str(kPlanMemory, ", ", kCudaGraph);
+  bool found = name == kPlanMemory || name == kCudaGraph;
   for (const auto& pass : detail::passes()) {
     found = found || name == pass.name;
     known += ", " + std::string(pass.name);

@@ -56,17 +56,19 @@ class GraphConfig {
   GraphConfig& set_max_recordings(int64_t count);
   int64_t max_recordings() const { return max_recordings_; }
 
-  /// Checked mode: each replay is compared with an eager run of build from the same state, to the
-  /// bit, outputs, gradients and all tensors the step may use. Takes twice the time and memory.
-  /// Default: off.
+  /// Checked mode: each replay is compared with an eager run of build from the same state, outputs,
+  /// gradients and all tensors the step may use: to the bit, but for what comes of calls that a
+  /// pass made reorder arithmetic, which must lie near it (docs/graph.md has the bounds). Takes
+  /// twice the time and memory. Default: off.
   GraphConfig& check_replays(bool enabled = true);
   bool checks_replays() const { return check_; }
 
   /// Switches a pass over the recorded program on or off: "reuse_views", "reuse_results",
-  /// "remove_dead_calls", "choose_kernels", and "plan_memory", which keeps the memory of a replay
-  /// for the next. None changes a bit of the results. Default: on. Throws UsageError for another
-  /// name.
+  /// "remove_dead_calls", "choose_kernels"; "plan_memory", which keeps the memory of a replay for
+  /// the next; and "cuda_graph", which launches a replay on a GPU as one CUDA graph. Results have
+  /// the same bits with any of them. Default: on. Throws UsageError for another name.
   static constexpr const char* kPlanMemory = "plan_memory";
+  static constexpr const char* kCudaGraph = "cuda_graph";
   GraphConfig& enable_pass(const std::string& name, bool enabled = true);
   bool pass_enabled(const std::string& name) const { return passes_off_.count(name) == 0; }
 

@@ -1,9 +1,9 @@
-// How a Graph's calls find their recording, make one and replay it.
+// How a Graph's calls find their recording and make one.
 #include "halfstep/autocast/autocast.h"
 #include "halfstep/core/error.h"
-#include "halfstep/graph/check_replay.h"
 #include "halfstep/graph/compare_programs.h"
 #include "halfstep/graph/graph_base.h"
+#include "halfstep/graph/own_inputs.h"
 #include "halfstep/graph/passes/pass.h"
 #include "halfstep/graph/plan/forward_calls.h"
 #include "halfstep/graph/recorder.h"
@@ -19,49 +19,17 @@ namespace halfstep {
 
 using detail::Recording;
 
+using detail::storage_of;
+
 namespace {
 
 using Tensors = std::vector<at::Tensor>;
-
-const c10::StorageImpl* storage_of(const at::Tensor& tensor) {
-  return tensor.has_storage() ? tensor.storage().unsafeGetStorageImpl() : nullptr;
-}
 
 std::vector<int64_t> offsets_of(const Tensors& inputs) {
   std::vector<int64_t> offsets;
   for (const auto& input : inputs) offsets.push_back(input.defined() ? input.storage_offset() : 0);
   return offsets;
 }
-
-/// The defined inputs, those copied that share memory with an earlier one or with `others`: what a
-/// program knows of memory must not depend on who passes what.
-struct OwnInputs {
-  Tensors tensors;
-  std::vector<bool> copied;
-
-  template <class Others>
-  OwnInputs(const Tensors& inputs, const Others& is_of_others) {
-    for (const auto& input : inputs) {
-      if (!input.defined()) continue;
-      bool shared = is_of_others(storage_of(input));
-      for (const auto& earlier : tensors)
-        shared = shared || storage_of(earlier) == storage_of(input);
-      tensors.push_back(shared ? input.clone() : input);
-      copied.push_back(shared);
-    }
-  }
-
-  void check_writes(const detail::Program& program) const {
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      const auto& value = program.values[size_t(program.inputs[i])];
-      HALFSTEP_CHECK_USAGE(!copied[i] || !value.writes, "Graph",
-                           "an input that build changes in "
-                           "place must have memory of its own, but ",
-                           value.name,
-                           " shares it with another input or with the model; pass a clone()");
-    }
-  }
-};
 
 }  // namespace
 
@@ -169,7 +137,8 @@ Tensors GraphBase::record(Recording& recording, const Tensors& inputs, const Bui
   const auto known = known_tensors();
   std::unordered_set<const c10::StorageImpl*> storages;
   for (const auto& [name, tensor] : known) storages.insert(storage_of(tensor));
-  const OwnInputs own(inputs, [&](const c10::StorageImpl* s) { return storages.count(s) != 0; });
+  const detail::OwnInputs own(inputs,
+                              [&](const c10::StorageImpl* s) { return storages.count(s) != 0; });
   const auto recorder = std::make_shared<detail::Recorder>();
   Tensors passed;
   size_t next = 0;
@@ -218,6 +187,8 @@ Tensors GraphBase::record(Recording& recording, const Tensors& inputs, const Bui
   run_passes(program);
   recording.replay = std::make_unique<detail::Replay>(
       std::move(program), config_.pass_enabled(GraphConfig::kPlanMemory));
+  if (config_.pass_enabled(GraphConfig::kCudaGraph))
+    recording.captured = detail::CapturedReplay::make(*recording.replay);
   return outputs;
 }
 
@@ -232,38 +203,6 @@ void GraphBase::run_passes(detail::Program& program) const {
     if (debug_level_ >= 3) *debug_out_ << program.to_string();
   }
   if (debug_level_ == 1 || debug_level_ == 2) *debug_out_ << program.to_string();
-}
-
-Tensors GraphBase::replay(Recording& recording, const Tensors& inputs, const Build& build) {
-  auto& replay = *recording.replay;
-  const OwnInputs own(
-      inputs, [&](const c10::StorageImpl* storage) { return recording.watched->holds(storage); });
-  own.check_writes(replay.program());
-  if (config_.checks_replays()) {
-    detail::check_replay(replay, own.tensors, [&](const Tensors& defined) {
-      size_t next = 0;
-      Tensors passed;
-      for (const auto& input : inputs)
-        passed.push_back(input.defined() ? defined[next++] : at::Tensor());
-      detail::StepResults results{run_planned(recording, passed, build), {}};
-      for (const auto& parameter : parameters_) {
-        results.gradients.push_back(parameter.grad());
-        parameter.mutable_grad() = at::Tensor();
-      }
-      return results;
-    });
-  } else {
-    const bool planned = !replay.memory().empty();
-    replay.run(own.tensors);
-    if (debug_level_ >= 1 && !planned && !replay.memory().empty())
-      *debug_out_ << "[Graph] plan_memory: " << replay.memory() << '\n';
-  }
-  ++replayed_steps_;
-  for (size_t i = 0; i < parameters_.size(); ++i)
-    parameters_[i].mutable_grad() = replay.gradients()[i];
-  Tensors outputs = replay.outputs();
-  replay.release();
-  return outputs;
 }
 
 }  // namespace halfstep

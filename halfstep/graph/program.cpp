@@ -107,6 +107,7 @@ std::string to_string(const Program& program, const Instruction& instruction) {
     out << "  " << value.geometry.to_string();
   }
   if (instruction.rehearsed) out << "  rehearsed";
+  if (instruction.reorders) out << "  reordered";
   return out.str();
 }
 

@@ -64,6 +64,9 @@ struct Instruction {
   std::vector<ValueId> writes = {};  ///< operands it changes
   bool rehearsed = false;            ///< inside a HalfRehearsal
   bool backward = false;             ///< called by autograd's backward
+  /// Set by a pass that put it there for a call of which it does not have all bits: it computes the
+  /// same, but sums or rounds in another order.
+  bool reorders = false;
   /// The first operand's memory seen with the geometry of the result, which no recorded op made:
   /// autograd unpacks saved tensors so. `op` is as_strided; the offset counts from the operand's.
   bool is_alias = false;

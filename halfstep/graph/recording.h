@@ -1,4 +1,5 @@
 #pragma once
+#include "halfstep/graph/capture/captured_replay.h"
 #include "halfstep/graph/plan/precision_plan.h"
 #include "halfstep/graph/program.h"
 #include "halfstep/graph/replay.h"
@@ -30,6 +31,7 @@ struct Recording {
   std::optional<Program> first = {};
   int recorded = 0;
   std::unique_ptr<Replay> replay = nullptr;
+  std::unique_ptr<CapturedReplay> captured = nullptr;  // null: nothing captures on such a device
   std::optional<WatchedState> watched = {};
   std::any shape = {};  // of the outputs
   std::vector<int64_t> input_offsets = {};

@@ -46,50 +46,61 @@ Replay::Replay(Program program, bool plan_memory)
   }
 }
 
-void Replay::run(at::TensorList inputs) {
-  release();
+StepResults Replay::run(at::TensorList inputs) {
   if (!memory_) return run_program(inputs);
   ReplayMemory::Run run(*memory_);
-  run_program(inputs);
-  run.end(outputs_, gradients_);
+  auto results = run_program(inputs);
+  run.end(results.outputs, results.gradients);
+  return results;
 }
 
-void Replay::run_program(at::TensorList inputs) {
+StepResults Replay::run_program(at::TensorList inputs) {
   for (size_t i = 0; i < inputs.size(); ++i) values_[size_t(program_.inputs[i])] = inputs[i];
+  note_writes();
+  try {
+    run_calls();
+  } catch (...) {
+    stack_.clear();
+    let_go();
+    throw;
+  }
+  StepResults results{collect(program_.outputs), collect(program_.gradients)};
+  let_go();
+  return results;
+}
+
+void Replay::note_writes() {
   for (const auto id : written_) {
-    if (!values_[size_t(id)].is_inference())
-      values_[size_t(id)].unsafeGetTensorImpl()->bump_version();
+    const auto& value = values_[size_t(id)];
+    if (value.defined() && !value.is_inference()) value.unsafeGetTensorImpl()->bump_version();
   }
-  {
-    const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-    std::optional<HalfRehearsal> rehearsal;
-    bool rehearsed = false;
-    for (size_t i = 0; i < program_.code.size(); ++i) {
-      const auto& instruction = program_.code[i];
-      if (instruction.is_alias) {
-        call_alias(instruction);
-      } else {
-        if (instruction.rehearsed != rehearsed) {
-          rehearsal.reset();
-          rehearsed = instruction.rehearsed;
-          if (rehearsed) rehearsal.emplace();
-        }
-        call(instruction);
+}
+
+void Replay::run_calls() {
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  std::optional<HalfRehearsal> rehearsal;
+  bool rehearsed = false;
+  for (size_t i = 0; i < program_.code.size(); ++i) {
+    const auto& instruction = program_.code[i];
+    if (instruction.is_alias) {
+      call_alias(instruction);
+    } else {
+      if (instruction.rehearsed != rehearsed) {
+        rehearsal.reset();
+        rehearsed = instruction.rehearsed;
+        if (rehearsed) rehearsal.emplace();
       }
-      for (const auto id : steps_[i].drop) values_[size_t(id)] = at::Tensor();
+      call(instruction);
     }
+    for (const auto id : steps_[i].drop) values_[size_t(id)] = at::Tensor();
   }
-  outputs_ = collect(program_.outputs);
-  gradients_ = collect(program_.gradients);
+}
+
+void Replay::let_go() {
   for (size_t id = 0; id < values_.size(); ++id) {
     if (!lives_on(program_.values[id])) values_[id] = at::Tensor();
   }
-}
-
-void Replay::release() {
-  outputs_.clear();
-  gradients_.clear();
 }
 
 void Replay::call(const Instruction& instruction) {

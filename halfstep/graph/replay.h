@@ -8,6 +8,12 @@
 
 namespace halfstep::detail {
 
+/// What a step leaves beside the tensors it changes, by position; undefined where the program has
+/// none.
+struct StepResults {
+  std::vector<at::Tensor> outputs, gradients;
+};
+
 /// Runs a Program: its calls one after the other, below autograd, on the calling thread. A value is
 /// let go after its last use; its memory comes from LibTorch's allocator as in eager code, or on
 /// the CPU from a plan (ReplayMemory). Not for use by two threads at once.
@@ -17,14 +23,10 @@ class Replay {
 
   /// One run on `inputs`, which lie as the recorded ones did. Tensors it changes get a new version.
   /// Does not sync by itself. Where an op throws, what was written by then stays.
-  void run(at::TensorList inputs);
+  StepResults run(at::TensorList inputs);
 
-  /// Of the last run: outputs and gradients, by position; undefined where the program has none.
-  const std::vector<at::Tensor>& outputs() const { return outputs_; }
-  const std::vector<at::Tensor>& gradients() const { return gradients_; }
-
-  /// Lets go of outputs and gradients.
-  void release();
+  /// Gives the tensors that live on and are changed by a run a new version, as a run does.
+  void note_writes();
 
   const Program& program() const { return program_; }
 
@@ -36,7 +38,9 @@ class Replay {
     std::vector<ValueId> drop;  // values nobody reads after it
   };
 
-  void run_program(at::TensorList inputs);
+  StepResults run_program(at::TensorList inputs);
+  void run_calls();
+  void let_go();
   void call(const Instruction& instruction);
   void call_alias(const Instruction& instruction);
   void push_arguments(const Instruction& instruction);
@@ -47,7 +51,6 @@ class Replay {
   std::vector<Step> steps_;
   std::vector<at::Tensor> values_;
   std::vector<ValueId> written_;  // inputs and externals
-  std::vector<at::Tensor> outputs_, gradients_;
   torch::jit::Stack stack_;
   std::unique_ptr<ReplayMemory> memory_;
 };

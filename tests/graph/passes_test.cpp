@@ -165,9 +165,10 @@ TEST(GraphPasses, AllTogetherAndTheirDumps) {
         "[Graph] reuse_results took 1 calls away\n",
         "[Graph] remove_dead_calls took 0 calls away\n", "3 calls, 0 gradients\n"})
     EXPECT_THAT(out.str(), ::testing::HasSubstr(part));
-  EXPECT_ERROR(step.config().enable_pass("fuse"), UsageError,
-               "must be one of plan_memory, reuse_views, reuse_results, remove_dead_calls, "
-               "choose_kernels, but got \"fuse\"");
+  EXPECT_ERROR(
+      step.config().enable_pass("fuse"), UsageError,
+      "must be one of plan_memory, cuda_graph, reuse_views, reuse_results, remove_dead_calls, "
+      "choose_kernels, but got \"fuse\"");
 }
 
 }  // namespace

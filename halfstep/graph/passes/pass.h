@@ -6,7 +6,9 @@
 
 namespace halfstep::detail {
 
-/// A change of a Program that leaves its results as they are, to the bit.
+/// A change of a Program that leaves its results as they are, to the bit; or, where it marks calls
+/// with Instruction::reorders, but for the last bits of what comes of those, which the checked mode
+/// then compares within reordering_bound().
 struct Pass {
   const char* name;
   /// Returns how often it did so.

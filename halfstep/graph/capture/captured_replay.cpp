@@ -1,0 +1,136 @@
+#include "halfstep/graph/capture/captured_replay.h"
+
+#include "halfstep/graph/capture/capturable.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/empty_strided.h>
+#include <c10/util/Exception.h>
+
+namespace halfstep::detail {
+
+namespace {
+
+/// The first line of what an exception says.
+std::string first_line(const std::exception& error) {
+  const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
+  const std::string text = of_torch != nullptr ? of_torch->what_without_backtrace() : error.what();
+  return text.substr(0, text.find('\n'));
+}
+
+at::Tensor copy_of(const at::Tensor& tensor) {
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return tensor.defined() ? tensor.clone() : tensor;
+}
+
+}  // namespace
+
+std::unique_ptr<CapturedReplay> CapturedReplay::make(Replay& replay) {
+  for (const auto& value : replay.program().values) {
+    const auto device = value.geometry.device;
+    if (const auto& maker = capture_maker(device.type()))
+      return std::unique_ptr<CapturedReplay>(new CapturedReplay(replay, device, maker(device)));
+  }
+  return nullptr;
+}
+
+CapturedReplay::CapturedReplay(Replay& replay, c10::Device device,
+                               std::unique_ptr<DeviceCapture> capture)
+    : replay_(replay),
+      refused_(why_not_captured(replay.program(), device)),
+      capture_(std::move(capture)) {
+  for (const auto& value : replay.program().values) {
+    if (value.kind != ValueKind::external) continue;
+    places_.emplace_back(value.tensor, nullptr);
+    place_names_.push_back(value.name);
+  }
+}
+
+StepResults CapturedReplay::run(at::TensorList inputs) {
+  if (!refused_.empty()) return run_by_op(inputs, refused_);
+  if (auto why = capture_->why_not_now(); !why.empty()) return run_by_op(inputs, std::move(why));
+  if (captured_ && !copies_gradients_ && gradients_are_held()) {
+    copies_gradients_ = true;
+    captured_ = false;  // its memory is theirs
+    results_ = {};
+    return run_by_op(inputs, "gradients of an earlier step are still held");
+  }
+  std::string why = "it warms up";
+  if (const auto moved = captured_ ? moved_tensor() : ""; !moved.empty()) {
+    captured_ = false;
+    results_ = {};
+    warm_ups_ = next_warm_ups_;
+    next_warm_ups_ *= 2;
+    why = moved + " has other memory";
+  }
+  if (warm_ups_ > 0) {
+    --warm_ups_;
+    why_not_ = std::move(why);
+    return capture_->warm_up([&] { return replay_.run(inputs); });
+  }
+  if (!captured_) {
+    try {
+      capture(inputs);
+    } catch (const std::exception& error) {
+      refused_ = "it was refused: " + first_line(error);
+      inputs_.clear();
+      results_ = {};
+      return run_by_op(inputs, refused_);
+    }
+  }
+  return launch(inputs);
+}
+
+StepResults CapturedReplay::run_by_op(at::TensorList inputs, std::string why) {
+  why_not_ = std::move(why);
+  return replay_.run(inputs);
+}
+
+void CapturedReplay::capture(at::TensorList inputs) {
+  if (inputs_.empty()) {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    for (const auto& input : inputs)
+      inputs_.push_back(at::empty_strided(input.sizes(), input.strides(), input.options()));
+  }
+  for (auto& [tensor, place] : places_) place = tensor.const_data_ptr();
+  const auto run = [this] {
+    results_ = replay_.run(inputs_);
+    uses_.clear();
+    for (const auto& gradient : results_.gradients)
+      uses_.push_back(gradient.defined() ? gradient.storage().use_count() : 0);
+  };
+  capture_->capture(run, generators_of(replay_.program()));
+  captured_ = true;
+}
+
+StepResults CapturedReplay::launch(at::TensorList inputs) {
+  capture_->launch([&] {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    for (size_t i = 0; i < inputs.size(); ++i) inputs_[i].copy_(inputs[i], /*non_blocking=*/true);
+  });
+  replay_.note_writes();
+  why_not_.clear();
+  StepResults given;
+  for (const auto& output : results_.outputs) given.outputs.push_back(copy_of(output));
+  for (const auto& gradient : results_.gradients)
+    given.gradients.push_back(copies_gradients_ ? copy_of(gradient) : gradient);
+  return given;
+}
+
+bool CapturedReplay::gradients_are_held() const {
+  for (size_t i = 0; i < results_.gradients.size(); ++i) {
+    const auto& gradient = results_.gradients[i];
+    if (gradient.defined() &&
+        (gradient.use_count() > 1 || gradient.storage().use_count() > uses_[i]))
+      return true;
+  }
+  return false;
+}
+
+std::string CapturedReplay::moved_tensor() const {
+  for (size_t i = 0; i < places_.size(); ++i) {
+    if (places_[i].first.const_data_ptr() != places_[i].second) return place_names_[i];
+  }
+  return "";
+}
+
+}  // namespace halfstep::detail
