@@ -23,8 +23,8 @@ struct Step : Graph<std::vector<Tensor>(Tensor)> {
   Function function;
 };
 
-constexpr const char* kPasses[] = {"reuse_views", "reuse_results", "remove_dead_calls",
-                                   "choose_kernels"};
+constexpr const char* kPasses[] = {"reuse_views",    "reuse_results",   "remove_dead_calls",
+                                   "choose_kernels", "fuse_batch_norm"};
 
 int64_t calls_in(const std::string& program) {
   std::istringstream lines(program);
@@ -168,7 +168,7 @@ TEST(GraphPasses, AllTogetherAndTheirDumps) {
   EXPECT_ERROR(
       step.config().enable_pass("fuse"), UsageError,
       "must be one of plan_memory, cuda_graph, reuse_views, reuse_results, remove_dead_calls, "
-      "choose_kernels, but got \"fuse\"");
+      "choose_kernels, fuse_batch_norm, but got \"fuse\"");
 }
 
 }  // namespace

@@ -7,7 +7,8 @@ const std::vector<Pass>& passes() {
       {"reuse_views", reuse_views},
       {"reuse_results", reuse_results},
       {"remove_dead_calls", remove_dead_calls},
-      {"choose_kernels", choose_kernels, "gave", "calls a kernel of halfstep's"}};
+      {"choose_kernels", choose_kernels, "gave", "calls a kernel of halfstep's"},
+      {"fuse_batch_norm", fuse_batch_norm, "made", "calls of batch norms and what is beside them"}};
   return all;
 }
 

@@ -35,4 +35,9 @@ int64_t remove_dead_calls(Program& program);
 /// bfloat16 tensors on the CPU.
 int64_t choose_kernels(Program& program);
 
+/// Batch norms in training of bfloat16 images on the CPU that lie channels-last, with the sum and
+/// the relu that follow; their backwards with the sum of two gradients and the relu's backward
+/// before.
+int64_t fuse_batch_norm(Program& program);
+
 }  // namespace halfstep::detail

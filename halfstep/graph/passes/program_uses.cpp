@@ -40,6 +40,63 @@ std::vector<bool> shared_memories(const Program& program) {
   return shared;
 }
 
+std::optional<ValueId> operand_of(const Instruction& instruction, int32_t argument) {
+  for (const auto& place : instruction.operands) {
+    if (place.argument == argument && place.element < 0) return place.value;
+  }
+  return std::nullopt;
+}
+
+std::optional<ValueId> result_of(const Instruction& instruction, int32_t result) {
+  for (const auto& place : instruction.results) {
+    if (place.argument == result && place.element < 0) return place.value;
+  }
+  return std::nullopt;
+}
+
+namespace {
+
+bool any_between(const std::vector<size_t>& calls, size_t after, size_t before) {
+  const auto next = std::upper_bound(calls.begin(), calls.end(), after);
+  return next != calls.end() && *next < before;
+}
+
+}  // namespace
+
+MemoryCalls::MemoryCalls(const Program& program) {
+  size_t count = 0;
+  for (const auto& value : program.values) {
+    memory_.push_back(static_cast<size_t>(value.memory));
+    count = std::max(count, memory_.back() + 1);
+  }
+  calls_.resize(count);
+  writes_.resize(count);
+  handed_out_.resize(count);
+  const auto add = [](std::vector<size_t>& calls, size_t call) {
+    if (calls.empty() || calls.back() != call) calls.push_back(call);
+  };
+  for (size_t i = 0; i < program.code.size(); ++i) {
+    const auto& call = program.code[i];
+    for (const auto* places : {&call.operands, &call.results}) {
+      for (const auto& place : *places) add(calls_[memory_of(place.value)], i);
+    }
+    for (const auto id : call.writes) add(writes_[memory_of(id)], i);
+  }
+  for (const auto* ids : {&program.outputs, &program.gradients}) {
+    for (const auto& id : *ids) {
+      if (id) handed_out_[memory_of(*id)] = true;
+    }
+  }
+}
+
+bool MemoryCalls::touched(ValueId id, size_t after, size_t before) const {
+  return any_between(calls_[memory_of(id)], after, before);
+}
+
+bool MemoryCalls::written(ValueId id, size_t after, size_t before) const {
+  return any_between(writes_[memory_of(id)], after, before);
+}
+
 void rename(Program& program, const std::vector<ValueId>& to) {
   for (auto& instruction : program.code) {
     for (auto& operand : instruction.operands) operand.value = to[size_t(operand.value)];
