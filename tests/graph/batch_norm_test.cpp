@@ -152,6 +152,7 @@ Outcome run(const Norms::Function& function, const Kind& kind, bool fuses) {
   norms.train(kind.train);
   norms.config()
       .enable_pass("fuse_batch_norm", fuses)
+      .enable_pass("fuse_elementwise", false)
       .check_replays();
   std::ostringstream log;
   norms.debug(1, log);

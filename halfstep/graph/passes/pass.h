@@ -40,4 +40,9 @@ int64_t choose_kernels(Program& program);
 /// before.
 int64_t fuse_batch_norm(Program& program);
 
+/// Runs of element-wise calls on float32 and bfloat16 tensors that lie alike on the CPU (add, mul,
+/// relu, threshold_backward at 0, casts), each on the result of the one before: one call that goes
+/// through them block by block. Also a sum or product of two dtypes alone.
+int64_t fuse_elementwise(Program& program);
+
 }  // namespace halfstep::detail
