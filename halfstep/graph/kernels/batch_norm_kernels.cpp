@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -45,6 +46,25 @@ uint16_t* mutable_bits_of(const at::Tensor& tensor) {
 float product(float a, float b) {
   return static_cast<float>(static_cast<double>(a) * b);
 }
+
+/// A number for each channel, in the order of channel_places.
+class Channels {
+ public:
+  explicit Channels(const std::vector<int64_t>& places)
+      : places_(places), numbers_(places.size()) {}
+  void set(int64_t channel, float number) {
+    numbers_[size_t(places_[size_t(channel)])] =
+        std::isnan(number) ? std::numeric_limits<float>::quiet_NaN() : number;
+  }
+  void set(const float* numbers) {
+    for (size_t c = 0; c < numbers_.size(); ++c) set(int64_t(c), numbers[c]);
+  }
+  const float* data() const { return numbers_.data(); }
+
+ private:
+  const std::vector<int64_t>& places_;
+  std::vector<float> numbers_;
+};
 
 /// Sums over rows, for each channel: each thread adds its rows, the threads' sums are added in
 /// their order, as in LibTorch.
@@ -94,32 +114,38 @@ Three forward(const RoundingHabits& habits, const at::Tensor& input, const at::T
   auto* mean = save_mean.mutable_data_ptr<float>();
   auto* invstd = save_invstd.mutable_data_ptr<float>();
   const auto* x = bits_of(input);
+  const auto places = channel_places(channels);
+  Channels center(places), scale(places), shift(places);
 
   RowSums sums(rows, channels, 1);
   sums.run(true, [&](int64_t begin, int64_t end, int64_t thread) {
     add_rows(x, channels, begin, end, sums.of(0, thread));
   });
-  for (int64_t c = 0; c < channels; ++c) mean[c] = sums.total(0, c) / static_cast<float>(rows);
+  for (int64_t c = 0; c < channels; ++c) {
+    mean[c] = sums.total(0, places[size_t(c)]) / static_cast<float>(rows);
+    center.set(c, mean[c]);
+  }
 
   RowSums squares(rows, channels, 1);
   squares.run(true, [&](int64_t begin, int64_t end, int64_t thread) {
-    add_squares(x, mean, channels, begin, end, habits.fuses_squares, squares.of(0, thread));
+    add_squares(x, center.data(), channels, begin, end, habits.fuses_squares,
+                squares.of(0, thread));
   });
-  std::vector<float> scale(static_cast<size_t>(channels)), shift(scale.size());
   const auto *w = weight.const_data_ptr<float>(), *b = bias.const_data_ptr<float>();
   auto* moving_mean = running_mean.mutable_data_ptr<float>();
   auto* moving_var = running_var.mutable_data_ptr<float>();
   const auto rate = static_cast<float>(momentum);
   for (int64_t c = 0; c < channels; ++c) {
-    const float sum = squares.total(0, c);
+    const float sum = squares.total(0, places[size_t(c)]);
     const float var = sum / static_cast<float>(rows);
     invstd[c] = var != 0 || eps != 0 ? static_cast<float>(1 / std::sqrt(var + eps)) : 0.0F;
     moving_mean[c] = product(rate, mean[c]) + product(1 - rate, moving_mean[c]);
     moving_var[c] =
         product(rate, sum / static_cast<float>(rows - 1)) + product(1 - rate, moving_var[c]);
-    scale[size_t(c)] = invstd[c] * w[c];
-    shift[size_t(c)] = habits.fuses_shift ? std::fma(-mean[c], scale[size_t(c)], b[c])
-                                          : b[c] - product(mean[c], scale[size_t(c)]);
+    const float factor = invstd[c] * w[c];
+    scale.set(c, factor);
+    shift.set(
+        c, habits.fuses_shift ? std::fma(-mean[c], factor, b[c]) : b[c] - product(mean[c], factor));
   }
 
   const NormalizedRows normalized{
@@ -135,8 +161,13 @@ Four backward(const RoundingHabits& habits, const at::Tensor& grad,
               const at::Tensor& input, const at::Tensor& weight, const at::Tensor& save_mean,
               const at::Tensor& save_invstd, bool keep_grad) {
   const auto channels = input.size(1), rows = input.numel() / channels;
+  const auto places = channel_places(channels);
+  Channels mean(places), scale(places), factor(places), mean_grad(places), slope(places);
+  mean.set(save_mean.const_data_ptr<float>());
+  scale.set(save_invstd.const_data_ptr<float>());
+  factor.set(weight.const_data_ptr<float>());
   GradientRows gradient{channels,        bits_of(grad),  bits_of(other_grad),
-                        bits_of(output), bits_of(input), save_mean.const_data_ptr<float>(),
+                        bits_of(output), bits_of(input), mean.data(),
                         habits};
   const auto masked = keep_grad ? at::empty_like(grad) : at::Tensor();
   auto* kept = keep_grad ? mutable_bits_of(masked) : nullptr;
@@ -152,17 +183,17 @@ Four backward(const RoundingHabits& habits, const at::Tensor& grad,
   auto* to_bias = grad_bias.mutable_data_ptr<float>();
   const auto* invstd = save_invstd.const_data_ptr<float>();
   const auto n = static_cast<float>(rows);
-  std::vector<float> mean_grad(static_cast<size_t>(channels)), slope(mean_grad.size());
   for (int64_t c = 0; c < channels; ++c) {
-    const float sum = sums.total(0, c), dot = sums.total(1, c);
+    const auto place = places[size_t(c)];
+    const float sum = sums.total(0, place), dot = sums.total(1, place);
     to_weight[c] = dot * invstd[c];
     to_bias[c] = sum;
-    mean_grad[size_t(c)] = sum / n;
-    slope[size_t(c)] = dot * invstd[c] * invstd[c] / n;
+    mean_grad.set(c, sum / n);
+    slope.set(c, dot * invstd[c] * invstd[c] / n);
   }
 
   auto grad_input = at::empty_like(input);
-  const InputGradient result{mean_grad.data(), slope.data(), invstd, weight.const_data_ptr<float>(),
+  const InputGradient result{mean_grad.data(), slope.data(), scale.data(), factor.data(),
                              mutable_bits_of(grad_input)};
   if (kept != nullptr) {
     gradient.grad = kept;

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <vector>
 
 namespace halfstep::detail {
 
@@ -18,6 +19,10 @@ struct RoundingHabits {
   bool fuses_dots = true;     ///< the sum of products with the gradient
   bool fuses_slope = false;   ///< gradient - (input - mean) · slope
 };
+
+/// Where channel c lies in arrays of float32, which all have this order, the one the CPU's vectors
+/// come in. NaN in them must be what std::numeric_limits gives.
+std::vector<int64_t> channel_places(int64_t channels);
 
 /// sums[c] += x[r][c], over rows [begin, end).
 void add_rows(const uint16_t* x, int64_t channels, int64_t begin, int64_t end, float* sums);
