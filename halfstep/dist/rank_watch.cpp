@@ -59,6 +59,8 @@ Failure unpack(const std::string& text) {
   return {std::atoi(text.c_str()), end == text.npos ? "" : text.substr(end + 1)};
 }
 
+std::atomic<int> second_error_stream = -1;
+
 Failure silent_store() {
   return {0, "it does not answer any more (killed or stopped?)"};
 }
@@ -68,11 +70,17 @@ Failure silent_store() {
   const auto message =
       c10::str("error: [ProcessGroup] all ranks must go on together, but rank ", failure.rank,
                " failed: ", failure.text, "; rank ", rank, " is ended\n");
-  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, message.data(), message.size());
+  for (const int stream : {STDERR_FILENO, second_error_stream.load()})
+    if (stream >= 0) [[maybe_unused]]
+      const auto written = ::write(stream, message.data(), message.size());
   std::_Exit(1);
 }
 
 }  // namespace
+
+void also_write_last_words_to(int descriptor) {
+  second_error_stream = descriptor;
+}
 
 class RankWatch::State {
  public:

@@ -8,6 +8,10 @@
 
 namespace halfstep::detail {
 
+/// From now on a process that a RankWatch ends writes its message to this descriptor, too: the
+/// console of a program that has sent its standard error into a file. -1: to none. Any thread.
+void also_write_last_words_to(int descriptor);
+
 /// Knows which rank of a job failed first, and why: what an exchange that breaks off can't say.
 ///
 /// A thread of each rank writes a sign of life into the store twice a second; rank 0 looks at all

@@ -128,6 +128,13 @@ std::string resume_command(const Trainer& trainer, const std::string& program) {
 
 namespace {
 
+// A launcher ends the others as soon as one has ended with a status: not before rank 0 has saved,
+// and not by a signal, whose status would replace theirs.
+void end_together(dist::ProcessGroup* group) {
+  for (const int signal : {SIGTERM, SIGUSR1}) std::signal(signal, SIG_IGN);
+  if (group != nullptr) group->barrier();
+}
+
 int run_training(Config config, const RunOptions& options, const std::string& config_name,
                  const std::string& program) {
   Trainer trainer(std::move(config), options);
@@ -146,8 +153,13 @@ int run_training(Config config, const RunOptions& options, const std::string& co
       "stopped {} after step {}: saved {}; go on with\n  {}\n",
       signal != 0 ? fmt::format("by SIG{}", ::sigabbrev_np(signal)) : std::string("by a hook"),
       trainer.progress().step, checkpoint.string(), resume_command(trainer, program));
-  if (options.requeue && signal == SIGUSR1 && options.launch.rank == 0)
+  std::fflush(stdout);
+  if (signal != 0) end_together(options.group);
+  if (options.requeue && signal == SIGUSR1 && options.launch.rank == 0) {
+    fmt::print("asking Slurm to put this job back into its queue\n");
+    std::fflush(stdout);  // which may end this process at once
     fmt::print("{}\n", detail::requeue_job(dist::process_variables()));
+  }
   return signal != 0 ? 128 + signal : 0;
 }
 

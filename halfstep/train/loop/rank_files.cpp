@@ -1,6 +1,7 @@
 #include "halfstep/train/loop/rank_files.h"
 
 #include "halfstep/core/error.h"
+#include "halfstep/dist/rank_watch.h"
 
 #include <cerrno>
 #include <cstdio>
@@ -48,6 +49,7 @@ void redirect_output(const fs::path& folder) {
                              "); choose another --work-dir");
   std::fflush(nullptr);
   error_stream = ::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+  halfstep::detail::also_write_last_words_to(error_stream);
   ::dup2(descriptor, STDOUT_FILENO);
   ::dup2(descriptor, STDERR_FILENO);
   ::close(descriptor);

@@ -23,6 +23,14 @@ dist::GradientCompression read_compression(Config& mapping) {
   mapping.fail(key, "must be none, float16 or bfloat16");
 }
 
+std::chrono::milliseconds read_seconds(Config& mapping, const char* key,
+                                       std::chrono::milliseconds usual) {
+  constexpr double most = 1e6;
+  const auto seconds = mapping.get<double>(key, static_cast<double>(usual.count()) / 1000);
+  if (!(seconds > 0 && seconds < most)) mapping.fail(key, "must be above 0 and below 1e6 s");
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+}
+
 dist::NamedTensors parameters_of(const WrapperParts& parts) {
   dist::NamedTensors result;
   size_t index = 0;
@@ -71,11 +79,8 @@ void read_dist_cfg(Config& config, dist::ProcessGroupOptions& options) {
     options.backend(dist::Backend::nccl);
   else if (backend != "automatic")
     mapping->fail("backend", "must be automatic, gloo or nccl");
-  constexpr double most = 1e6;
-  const auto seconds =
-      mapping->get<double>("timeout", static_cast<double>(options.timeout().count()) / 1000);
-  if (!(seconds > 0 && seconds < most)) mapping->fail("timeout", "must be above 0 and below 1e6 s");
-  options.timeout(std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000)));
+  options.timeout(read_seconds(*mapping, "timeout", options.timeout()));
+  options.join_timeout(read_seconds(*mapping, "join_timeout", options.join_timeout()));
 }
 
 Ranks::Ranks(dist::ProcessGroup* group)

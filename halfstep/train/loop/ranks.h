@@ -31,8 +31,9 @@ dist::DistributedDataParallelOptions read_ddp_options(Config& config);
 ///
 ///   env_cfg: {dist_cfg: {backend: nccl, timeout: 1800}}
 ///
-/// `backend` is automatic, gloo or nccl, `timeout` in seconds that of an exchange; what is missing
-/// stays as `options` has it. Throws UsageError with file and line.
+/// `backend` is automatic, gloo or nccl; `timeout` in seconds that of an exchange, `join_timeout`
+/// that of the beginning. What is missing stays as `options` has it. Throws UsageError with file
+/// and line.
 void read_dist_cfg(Config& config, dist::ProcessGroupOptions& options);
 
 /// The other processes of a run. With one process everything here does nothing.

@@ -62,16 +62,20 @@ void Trainer::resume() {
   resumed_from_ = resume_point_->source;
   resume_point_.reset();
   first_step_ = progress_.step;
-  if (!is_first()) return;
-  // Files are compared as files: paths may go different ways.
-  std::error_code ignored;
-  const auto folder = std::filesystem::absolute(resumed_from_).parent_path();
-  const bool own = std::filesystem::equivalent(folder, work_dir_.checkpoint_folder(), ignored);
-  put_aside_ = own ? work_dir_.put_later_checkpoints_aside(progress_.step)
-                   : work_dir_.put_earlier_run_aside();
-  if (own && std::filesystem::equivalent(resumed_from_, work_dir_.checkpoint_file(progress_.step),
-                                         ignored))
-    saved_ = progress_;
+  bool is_saved = false;
+  if (is_first()) {
+    // Files are compared as files: paths may go different ways.
+    std::error_code ignored;
+    const auto folder = std::filesystem::absolute(resumed_from_).parent_path();
+    const bool own = std::filesystem::equivalent(folder, work_dir_.checkpoint_folder(), ignored);
+    put_aside_ = own ? work_dir_.put_later_checkpoints_aside(progress_.step)
+                     : work_dir_.put_earlier_run_aside();
+    is_saved = own && std::filesystem::equivalent(
+                          resumed_from_, work_dir_.checkpoint_file(progress_.step), ignored);
+  }
+  // All take part in a checkpoint, so all must know whether this one is there already.
+  if (auto* group = ranks_.group()) is_saved = group->broadcast(is_saved ? "saved" : "") == "saved";
+  if (is_saved) saved_ = progress_;
 }
 
 double Trainer::learning_rate() const {

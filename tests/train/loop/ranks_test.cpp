@@ -136,6 +136,17 @@ TEST_F(RankRuns, UnevenLastBatchesCountEachExampleOnce) {
   }
 }
 
+// Its checkpoint is there already, which all ranks must know: they would write it together.
+TEST_F(RankRuns, AFinishedRunIsResumedAndEndsAtOnce) {
+  train_on(2, "run", {"train_cfg.max_epochs=1"});
+  RunOptions resume;
+  resume.resume = true;
+  train_on(2, "run", {"train_cfg.max_epochs=1"}, resume, [](Trainer& trainer) {
+    EXPECT_FALSE(trainer.resumed_from().empty());
+    EXPECT_EQ(trainer.steps_of_this_process(), 0);
+  });
+}
+
 TEST_F(RankRuns, OnlyTheFirstWritesTheRunsFiles) {
   train_on(2, "run", {"train_cfg.max_epochs=1"}, {},
            [](Trainer& trainer) { EXPECT_EQ(trainer.is_first(), trainer.ranks().rank() == 0); });
@@ -371,7 +382,7 @@ TEST_F(RankRuns, WordsOfTheExchangeAreRead) {
   auto config = Config::parse(
       "model_wrapper_cfg: {type: MMDistributedDataParallel, find_unused_parameters: true, "
       "broadcast_buffers: false, bucket_cap_mb: 2.5, gradient_compression: bf16}\n"
-      "env_cfg: {dist_cfg: {backend: gloo, timeout: 20}}\n",
+      "env_cfg: {dist_cfg: {backend: gloo, timeout: 20, join_timeout: 2.5}}\n",
       "x.yaml");
   const auto options = read_ddp_options(config);
   EXPECT_TRUE(options.find_unused_parameters());
@@ -382,6 +393,7 @@ TEST_F(RankRuns, WordsOfTheExchangeAreRead) {
   read_dist_cfg(config, joining);
   EXPECT_EQ(joining.backend(), dist::Backend::gloo);
   EXPECT_EQ(joining.timeout(), std::chrono::seconds(20));
+  EXPECT_EQ(joining.join_timeout(), std::chrono::milliseconds(2500));
   config.finish();
   const auto read = [](const std::string& text) {
     auto wrong = Config::parse(text, "x.yaml");
@@ -400,6 +412,8 @@ TEST_F(RankRuns, WordsOfTheExchangeAreRead) {
   EXPECT_ERROR(read("env_cfg: {dist_cfg: {backend: mpi}}"), UsageError,
                "must be automatic, gloo or nccl");
   EXPECT_ERROR(read("env_cfg: {dist_cfg: {timeout: 0.0}}"), UsageError, "above 0");
+  EXPECT_ERROR(read("env_cfg: {dist_cfg: {join_timeout: -1}}"), UsageError, "join_timeout",
+               "above 0");
 }
 
 }  // namespace halfstep::train::testing
