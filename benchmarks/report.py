@@ -31,13 +31,19 @@ def machine():
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)}
 
 
-def command(arguments):
-    """As one would type it anywhere: without the places of this machine."""
+def portable(arguments):
+    """The words without the places of this machine."""
     arguments = list(arguments)
     for option in ("--python", "--worker", "--output"):
         while option in arguments:
             at = arguments.index(option)
             del arguments[at:at + 2]
+    return arguments
+
+
+def command(arguments):
+    """As one would type it anywhere."""
+    arguments = portable(arguments)
     return "make bench" + (f" BENCH_ARGS={shlex.quote(shlex.join(arguments))}" if arguments else "")
 
 

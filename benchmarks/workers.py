@@ -1,4 +1,4 @@
-"""The two processes of the benchmark, asked one at a time."""
+"""The processes of the benchmarks, which answer what they are asked."""
 import json
 import os
 import subprocess
@@ -16,12 +16,14 @@ class Worker:
         self.side = side
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
 
-    def ask(self, what, **arguments):
+    def send(self, what, **arguments):
         try:
             print(json.dumps({"do": what} | arguments), file=self.process.stdin, flush=True)
-            line = self.process.stdout.readline()
         except BrokenPipeError:
-            line = ""
+            pass  # receive() says it
+
+    def receive(self, what, **arguments):
+        line = self.process.stdout.readline()
         if not line:
             raise WorkerError(f"the {self.side} worker ended with status {self.process.wait()} while asked to {what} {arguments}")
         reply = json.loads(line)
@@ -29,18 +31,25 @@ class Worker:
             raise WorkerError(f"the {self.side} worker could not {what} {arguments}: {reply['error']}")
         return reply
 
+    def ask(self, what, **arguments):
+        self.send(what, **arguments)
+        return self.receive(what, **arguments)
+
     def cpu_seconds(self):
         """CPU time of all its threads so far."""
         with open(f"/proc/{self.process.pid}/stat") as file:
             fields = file.read().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def close(self):
+    def say_goodbye(self):
         try:
             print(json.dumps({"do": "quit"}), file=self.process.stdin, flush=True)
             self.process.stdin.close()
-        except BrokenPipeError:
-            pass
+        except (BrokenPipeError, ValueError):
+            pass  # it has ended, or has been told
+
+    def close(self):
+        self.say_goodbye()
         try:
             self.process.wait(timeout=30)
         except subprocess.TimeoutExpired:

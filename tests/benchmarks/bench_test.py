@@ -6,6 +6,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
 import budget  # noqa: E402
 import report  # noqa: E402
+import scaling  # noqa: E402
 import statistics_of  # noqa: E402
 
 
@@ -52,6 +53,22 @@ class Tables(unittest.TestCase):
         self.assertEqual([lines[2:] for lines in text], [["| gpt: halfstep::Graph, bf16 | 2.400 | 2.500 | within |", ""],
                                                          ["| gpt: halfstep::Graph, bf16 | 2.500 | 2.500 | beyond |", ""]])
         self.assertEqual(report.recordings({"workloads": [{"workload": "gpt", "rows": [row("ours", "a", "bf16", 1, 0)]}]}), [])
+
+
+class Scaling(unittest.TestCase):
+    def measured(self, **medians):
+        return {"workload": "gpt", "precision": "bf16", "gradient_bytes": 1 << 20,
+                "rows": {kind: {"median": seconds, "spread": 0, "kept": 9, "dropped": 0} for kind, seconds in medians.items()}}
+
+    def test_what_the_exchange_adds_is_exposed(self):
+        share = scaling.shares(self.measured(alone=1.0, train=1.25, compute=1.125, exchange=0.5), 2)
+        self.assertEqual(share, {"speedup": 1.6, "exposed": 0.25, "of_step": 0.1})
+        self.assertEqual(scaling.shares(self.measured(alone=1.0, train=1.0, compute=1.1, exchange=0.5), 2)["exposed"], 0)
+
+    def test_without_a_quiet_sample_nothing_is_said(self):
+        measured = self.measured(alone=1.0, train=1.25, compute=1.125, exchange=0.5)
+        del measured["rows"]["train"]["median"]
+        self.assertIsNone(scaling.shares(measured, 2))
 
 
 class Budget(unittest.TestCase):
