@@ -73,8 +73,8 @@ void add_training(CLI::App& command, Arguments& arguments) {
       ->expected(0, 1);
   command
       .add_option("--load-from", arguments.load_from,
-                  "Begin with the weights of FILE (instead of load_from)")
-      ->type_name("FILE.safetensors");
+                  "Begin with the weights of FILE, .safetensors or .pth (instead of load_from)")
+      ->type_name("FILE");
   command.add_option("--seed", arguments.seed,
                      "Seed of weights, shuffling and dropout (instead of randomness.seed)");
   command.add_flag("--precision-report", arguments.precision_report,

@@ -64,4 +64,8 @@ Checkpoint Checkpoint::load(const std::filesystem::path& file) {
   return {std::move(content.tensors), document["state"]};
 }
 
+bool Checkpoint::is_one(const std::map<std::string, std::string>& metadata) {
+  return metadata.contains(kMetadataKey);
+}
+
 }  // namespace halfstep::train

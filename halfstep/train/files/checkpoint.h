@@ -28,6 +28,9 @@ struct Checkpoint {
   /// Reads a file into CPU tensors. Throws EnvironmentError for a file that is missing, truncated,
   /// no checkpoint, or of a newer format version; sizes are checked before memory is asked for.
   static Checkpoint load(const std::filesystem::path& file);
+
+  /// Whether a safetensors file with this metadata is a checkpoint.
+  static bool is_one(const std::map<std::string, std::string>& metadata);
 };
 
 }  // namespace halfstep::train

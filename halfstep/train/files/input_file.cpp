@@ -54,4 +54,21 @@ void InputFile::read(void* data, size_t size) {
                              "; it was cut off: get it again");
 }
 
+void InputFile::read_at(uint64_t offset, void* data, size_t size) const {
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t count = ::pread(descriptor_, static_cast<char*>(data) + done, size - done,
+                                  static_cast<off_t>(offset + done));
+    if (count < 0 && errno == EINTR) continue;
+    const int error = errno;
+    HALFSTEP_CHECK_ENVIRONMENT(count >= 0, "InputFile", file_.string(),
+                               " must be readable, but got '",
+                               std::generic_category().message(error), "'; check the disk");
+    HALFSTEP_CHECK_ENVIRONMENT(count > 0, "InputFile", file_.string(), " must have ", size,
+                               " bytes from ", offset, " on, but has ", done,
+                               "; it was cut off: get it again");
+    done += static_cast<size_t>(count);
+  }
+}
+
 }  // namespace halfstep::train

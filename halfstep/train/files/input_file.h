@@ -6,8 +6,8 @@
 
 namespace halfstep::train {
 
-/// A file to read from its start. Every function throws EnvironmentError that names the file, the
-/// system's reason and what to do. Not thread-safe.
+/// A file to read, from its start or anywhere. Every function throws EnvironmentError that names
+/// the file, the system's reason and what to do. Not thread-safe.
 class InputFile {
  public:
   /// Opens a regular file. `what` says what it should be in messages: "a checkpoint".
@@ -25,6 +25,10 @@ class InputFile {
 
   /// Reads exactly `size` bytes; throws where the file ends before.
   void read(void* data, size_t size);
+
+  /// Reads exactly `size` bytes from `offset` on, wherever the other functions are; throws where
+  /// the file ends before.
+  void read_at(uint64_t offset, void* data, size_t size) const;
 
  private:
   std::filesystem::path file_;

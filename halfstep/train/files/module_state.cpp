@@ -53,27 +53,6 @@ void load_module(const Checkpoint& checkpoint, torch::nn::Module& module) {
   for (auto& [name, tensor] : own) tensor.copy_(checkpoint.tensors.at(name));
 }
 
-WeightsReport load_weights(const Checkpoint& checkpoint, torch::nn::Module& module) {
-  NamedTensors own = named_tensors(module);
-  WeightsReport report;
-  const at::NoGradGuard no_grad;
-  for (auto& [name, tensor] : own) {
-    const auto saved = checkpoint.tensors.find(name);
-    if (saved == checkpoint.tensors.end()) {
-      report.missing.push_back(name);
-    } else if (saved->second.sizes() != tensor.sizes()) {
-      report.different.push_back(
-          c10::str(name, " (here ", describe(tensor), ", there ", describe(saved->second), ")"));
-    } else {
-      tensor.copy_(saved->second);
-      ++report.loaded;
-    }
-  }
-  for (const auto& [name, tensor] : checkpoint.tensors)
-    if (name.starts_with(kPrefix) && !own.contains(name)) report.unexpected.push_back(name);
-  return report;
-}
-
 namespace detail {
 
 std::string first_few(const std::vector<std::string>& names) {

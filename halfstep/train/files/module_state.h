@@ -14,18 +14,6 @@ void save_module(const torch::nn::Module& module, Checkpoint& checkpoint);
 /// those of the module; the message names the first few that differ.
 void load_module(const Checkpoint& checkpoint, torch::nn::Module& module);
 
-/// What load_weights() could not take.
-struct WeightsReport {
-  size_t loaded = 0;
-  std::vector<std::string> missing;     ///< not in the file: they keep their values
-  std::vector<std::string> unexpected;  ///< not in the module
-  std::vector<std::string> different;   ///< of another shape: they keep their values, too
-};
-
-/// Copies those "model.<name>" into `module` whose names and shapes it has, converting dtypes, and
-/// tells of the others: for weights of another run, whose head may differ.
-WeightsReport load_weights(const Checkpoint& checkpoint, torch::nn::Module& module);
-
 namespace detail {
 
 /// "a, b, c and 4 more"

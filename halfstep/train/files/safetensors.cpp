@@ -38,10 +38,6 @@ constexpr std::array<std::pair<Dtype, c10::ScalarType>, 15> kDtypes{
      {Dtype::I64, c10::kLong},
      {Dtype::F64, c10::kDouble}}};
 
-c10::ScalarType torch_dtype(Dtype dtype) {
-  return kDtypes.at(static_cast<size_t>(dtype)).second;
-}
-
 SafetensorsEntry describe(const std::string& name, const at::Tensor& tensor) {
   HALFSTEP_CHECK_USAGE(tensor.defined() && tensor.layout() == c10::kStrided, "safetensors", "'",
                        name, "' must be a dense tensor, but is ",
@@ -59,7 +55,20 @@ SafetensorsEntry describe(const std::string& name, const at::Tensor& tensor) {
   return entry;
 }
 
+SafetensorsHeader read_header(InputFile& in) {
+  const std::string name = in.path().string();
+  std::string head(8, '\0');
+  head.resize(in.read_some(head.data(), head.size()));
+  head.resize(parse_safetensors_length(head, in.size(), name));
+  in.read(head.data(), head.size());
+  return parse_safetensors_header(head, in.size(), name);
+}
+
 }  // namespace
+
+c10::ScalarType scalar_type_of(SafetensorsDtype dtype) {
+  return kDtypes.at(static_cast<size_t>(dtype)).second;
+}
 
 void save_safetensors(const std::filesystem::path& file, const Safetensors& content) {
   SafetensorsHeader header;
@@ -88,22 +97,21 @@ void save_safetensors(const std::filesystem::path& file, const Safetensors& cont
 }
 
 Safetensors load_safetensors(const std::filesystem::path& file) {
-  const std::string name = file.string();
   InputFile in(file, "a safetensors file");
-  std::string head(8, '\0');
-  head.resize(in.read_some(head.data(), head.size()));
-  head.resize(parse_safetensors_length(head, in.size(), name));
-  in.read(head.data(), head.size());
-  auto header = parse_safetensors_header(head, in.size(), name);
-
+  auto header = read_header(in);
   Safetensors content;
   content.metadata = std::move(header.metadata);
   for (const auto& entry : header.entries) {
-    at::Tensor tensor = at::empty(entry.shape, torch_dtype(entry.dtype));
+    at::Tensor tensor = at::empty(entry.shape, scalar_type_of(entry.dtype));
     in.read(tensor.mutable_data_ptr(), tensor.nbytes());
     content.tensors[entry.name] = std::move(tensor);
   }
   return content;
+}
+
+std::map<std::string, std::string> load_safetensors_metadata(const std::filesystem::path& file) {
+  InputFile in(file, "a safetensors file");
+  return read_header(in).metadata;
 }
 
 }  // namespace halfstep::train

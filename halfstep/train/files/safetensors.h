@@ -1,4 +1,6 @@
 #pragma once
+#include "halfstep/train/files/safetensors_header.h"
+
 #include <filesystem>
 #include <map>
 #include <string>
@@ -27,5 +29,11 @@ void save_safetensors(const std::filesystem::path& file, const Safetensors& cont
 /// Reads a safetensors file into CPU tensors. Throws EnvironmentError for a file that is missing,
 /// truncated, too long or damaged; the file's size is checked before memory is asked for.
 Safetensors load_safetensors(const std::filesystem::path& file);
+
+/// The metadata of a safetensors file alone. Throws EnvironmentError as load_safetensors() does.
+std::map<std::string, std::string> load_safetensors_metadata(const std::filesystem::path& file);
+
+/// LibTorch's dtype for one of the format.
+c10::ScalarType scalar_type_of(SafetensorsDtype dtype);
 
 }  // namespace halfstep::train

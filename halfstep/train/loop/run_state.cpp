@@ -9,6 +9,7 @@
 #include "halfstep/train/loop/settings.h"
 #include "halfstep/train/loop/trainer.h"
 #include "halfstep/train/loop/wrapper_state.h"
+#include "halfstep/train/weights/load_weights.h"
 
 #include <algorithm>
 #include <iostream>
@@ -147,7 +148,10 @@ std::optional<ResumePoint> find_resume_point(const RunOptions& options,
   auto source = options.resume_from;
   if (source.empty()) {
     const auto files = list_checkpoints(options.work_dir);
-    source = files.empty() ? load_from : files.back();
+    if (!files.empty())
+      source = files.back();
+    else if (!load_from.empty() && is_checkpoint(load_from))
+      source = load_from;
     if (source.empty()) return std::nullopt;
   }
   ResumePoint point{source, Checkpoint::load(source), 0};
@@ -156,17 +160,19 @@ std::optional<ResumePoint> find_resume_point(const RunOptions& options,
 }
 
 void load_initial_weights(Trainer& trainer, const std::filesystem::path& file) {
-  auto checkpoint = Checkpoint::load(file);
+  auto checkpoint = read_as_checkpoint(file);
   const auto& parts = trainer.parts();
   parts.hooks.for_each([&](Hook& hook) { hook.after_load_checkpoint(trainer, checkpoint); });
-  const auto report = load_weights(checkpoint, *parts.model);
+  const auto report =
+      load_weights(*parts.model, model_tensors(checkpoint), file.string(), {.strict = false});
   HALFSTEP_CHECK_USAGE(report.loaded > 0, "load_from", "'", file.string(),
                        "' must have weights of this model, but none of its names and shapes fits; "
                        "check load_from and model");
   for (const auto& [names, what] :
        {std::pair(&report.missing, "are not in it and keep their initial values"),
-        std::pair(&report.different, "have another shape in it and keep their initial values"),
-        std::pair(&report.unexpected, "of it are not in the model")})
+        std::pair(&report.reshaped, "have another shape in it and keep their initial values"),
+        std::pair(&report.unexpected, "of it are not in the model"),
+        std::pair(&report.converted, "were converted")})
     if (!names->empty())
       std::cerr << "warning: load_from '" << file.string() << "': " << detail::first_few(*names)
                 << " " << what << "\n";

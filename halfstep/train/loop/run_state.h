@@ -22,14 +22,14 @@ struct ResumePoint {
 };
 
 /// Loads what `options` asks to resume from: its file, else the newest of the work dir, else
-/// `load_from` where that is not empty. Nothing where a new run is asked for or there is none of
+/// `load_from` where that is a checkpoint. Nothing where a new run is asked for or there is none of
 /// these. Throws EnvironmentError for a file that is no checkpoint of a run.
 std::optional<ResumePoint> find_resume_point(const RunOptions& options,
                                              const std::filesystem::path& load_from);
 
-/// Gives the model of a new run the weights of `file`, once hooks have had it in hand, and warns of
-/// those that don't fit. Throws UsageError where none does, EnvironmentError for a file that is no
-/// checkpoint.
+/// Gives the model of a new run the weights of `file` (see load_weights.h), once hooks have had it
+/// in hand, and warns of those that don't fit. Throws UsageError where none does, EnvironmentError
+/// for a file that can't be read.
 void load_initial_weights(Trainer& trainer, const std::filesystem::path& file);
 
 /// Puts a checkpoint's state into a freshly built run, once hooks have had it in hand. Throws

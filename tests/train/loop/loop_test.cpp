@@ -173,6 +173,25 @@ TEST_F(LoopTest, LoadFromTakesWeightsAlone) {
   }
 }
 
+TEST_F(LoopTest, LoadFromTakesWhatTorchSaved) {
+  const std::string file = HALFSTEP_GOLDEN_WEIGHTS "/mlp.pth";
+  const std::vector<std::string> options{"model={type: Mlp, sizes: [16, 8, 4]}",
+                                         "load_from=" + file};
+  ::testing::internal::CaptureStderr();
+  Trainer run(config(options), {.work_dir = dir_.path() / "first"});
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(),
+              ::testing::HasSubstr("fc1.bias (float16 to float32)"));
+  const auto weight = run.parts().model->parameters().front();
+  EXPECT_TRUE(weight.equal((at::arange(128, at::kFloat) / 8).view({8, 16})));
+  run.train();
+  // With nothing to resume from it is a new run with these weights.
+  const TempFolder other;
+  Trainer resumed(config(options), {.work_dir = other.path(), .resume = true});
+  EXPECT_TRUE(resumed.resumed_from().empty());
+  EXPECT_TRUE(resumed.parts().model->parameters().front().equal(
+      (at::arange(128, at::kFloat) / 8).view({8, 16})));
+}
+
 TEST_F(LoopTest, LoadFromSaysWhatDoesNotFit) {
   std::filesystem::path file;
   {
@@ -186,8 +205,7 @@ TEST_F(LoopTest, LoadFromSaysWhatDoesNotFit) {
   Trainer second(config({"model={type: Mlp, sizes: [16, 32, 5]}", key}),
                  {.work_dir = other.path()});
   const auto warning = ::testing::internal::GetCapturedStderr();
-  EXPECT_THAT(warning,
-              ::testing::HasSubstr("model.fc2.bias (here float32 [5], there float32 [4])"));
+  EXPECT_THAT(warning, ::testing::HasSubstr(": fc2.bias (here float32 [5], there float32 [4])"));
   EXPECT_THAT(warning, ::testing::HasSubstr("have another shape in it and keep their initial"));
   const TempFolder third;
   EXPECT_ERROR(Trainer(config({key}), {.work_dir = third.path()}), UsageError, "[load_from]",
