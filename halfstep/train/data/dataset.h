@@ -23,6 +23,12 @@ class Dataset {
   /// CPU. Must give the same tensors for the same indices: resume depends on it. Called from one
   /// thread at a time. Where they lie in pinned memory, a GPU may read them after the next call.
   virtual Batch get_batch(const at::Tensor& indices) const = 0;
+
+  /// The same for data sets with random transforms: `draw` is another number in each epoch of each
+  /// seed. Must give the same tensors for the same indices and draw. A Loader calls this one.
+  virtual Batch draw_batch(const at::Tensor& indices, uint64_t /*draw*/) const {
+    return get_batch(indices);
+  }
 };
 
 }  // namespace halfstep::train

@@ -43,9 +43,9 @@ void Loader::set_epoch(int64_t epoch) {
   HALFSTEP_CHECK_USAGE(epoch >= 0, "Loader", "an epoch must be at least 0, but got ", epoch,
                        "; count from 0");
   if (epoch == epoch_) return;
+  draw_ = mix(mix(options_.seed) + static_cast<uint64_t>(epoch));
   if (options_.shuffle) {
-    const uint64_t seed = mix(mix(options_.seed) + static_cast<uint64_t>(epoch));
-    const auto generator = at::make_generator<at::CPUGeneratorImpl>(seed);
+    const auto generator = at::make_generator<at::CPUGeneratorImpl>(draw_);
     order_ = at::randperm(dataset_->size(), generator, at::kLong);
   } else if (!order_.defined()) {
     order_ = at::arange(dataset_->size(), at::kLong);
@@ -78,10 +78,11 @@ Batch Loader::batch(int64_t number) const {
                        "a batch's number must be from 0 to ", num_batches() - 1, ", but got ",
                        number, "; go up to num_batches()");
   const int64_t first = number * total_batch_size();
-  if (num_examples(number) == 0) return dataset_->get_batch(order_.narrow(0, first, 1));
+  if (num_examples(number) == 0) return dataset_->draw_batch(order_.narrow(0, first, 1), draw_);
   // A data set may read the numbers one after the other.
-  return dataset_->get_batch(
-      order_.slice(0, first + options_.rank, batch_end(number), options_.ranks).contiguous());
+  return dataset_->draw_batch(
+      order_.slice(0, first + options_.rank, batch_end(number), options_.ranks).contiguous(),
+      draw_);
 }
 
 }  // namespace halfstep::train

@@ -64,6 +64,7 @@ class Loader {
   std::shared_ptr<const Dataset> dataset_;
   LoaderOptions options_;
   int64_t epoch_ = -1;
+  uint64_t draw_ = 0;  // of the epoch and the seed
   at::Tensor order_;
 };
 

@@ -2,6 +2,7 @@
 
 #include "halfstep/core/error.h"
 #include "halfstep/train/data/idx_file.h"
+#include "halfstep/train/data/image_file.h"
 
 #include <algorithm>
 #include <string>
@@ -44,6 +45,41 @@ void check_labels(const at::Tensor& labels, const fs::path& file) {
                              int{*wrong}, "; the file is damaged or of another data set");
 }
 
+// By the ops of ToTensor and Normalize.
+at::Tensor normalized(const at::Tensor& pixels, const MnistOptions& options) {
+  auto values = pixels.to(at::kFloat).div_(255);
+  if (options.mean != 0.0) values.sub_(options.mean);
+  if (options.std != 1.0) values.div_(options.std);
+  return values;
+}
+
+MnistOptions read_options(Config& config) {
+  MnistOptions options;
+  options.root = config.get<std::string>("root", options.root.string());
+  const auto split = config.get<std::string>("split", "train");
+  if (split != "train" && split != "test") config.fail("split", "must be train or test");
+  options.train = split == "train";
+  options.limit = config.get<int64_t>("limit", options.limit);
+  if (options.limit != -1 && options.limit < 1)
+    config.fail("limit", "must be at least 1, or -1 for all");
+  options.mean = config.get<double>("mean", options.mean);
+  options.std = config.get<double>("std", options.std);
+  if (!(options.std >= min_std)) config.fail("std", std_rule);
+  return options;
+}
+
+class MnistReader : public InputReader {
+ public:
+  explicit MnistReader(Config& config) : options_(read_options(config)) {}
+
+  at::Tensor read(const fs::path& file) const override {
+    return normalized(read_image(file, ImageColor::gray), options_);
+  }
+
+ private:
+  MnistOptions options_;
+};
+
 }  // namespace
 
 Mnist::Mnist(const MnistOptions& options) {
@@ -73,10 +109,8 @@ Mnist::Mnist(const MnistOptions& options) {
       options.limit == -1 ? images.size(0) : std::min(options.limit, images.size(0));
   images_ = images.narrow(0, 0, count);
   labels_ = labels.narrow(0, 0, count);
-  // Computed by the ops of ToTensor and Normalize, so a look-up gives their bits.
-  values_ = at::arange(256, at::kByte).to(at::kFloat).div_(255);
-  if (options.mean != 0.0) values_.sub_(options.mean);
-  if (options.std != 1.0) values_.div_(options.std);
+  // A look-up gives the bits of the ops.
+  values_ = normalized(at::arange(256, at::kByte), options);
 }
 
 Batch Mnist::get_batch(const at::Tensor& indices) const {
@@ -108,18 +142,11 @@ Batch Mnist::get_batch(const at::Tensor& indices) const {
 }
 
 std::shared_ptr<Dataset> make_mnist(Config& config) {
-  MnistOptions options;
-  options.root = config.get<std::string>("root", options.root.string());
-  const auto split = config.get<std::string>("split", "train");
-  if (split != "train" && split != "test") config.fail("split", "must be train or test");
-  options.train = split == "train";
-  options.limit = config.get<int64_t>("limit", options.limit);
-  if (options.limit != -1 && options.limit < 1)
-    config.fail("limit", "must be at least 1, or -1 for all");
-  options.mean = config.get<double>("mean", options.mean);
-  options.std = config.get<double>("std", options.std);
-  if (!(options.std >= min_std)) config.fail("std", std_rule);
-  return std::make_shared<Mnist>(options);
+  return std::make_shared<Mnist>(read_options(config));
+}
+
+std::unique_ptr<InputReader> make_mnist_reader(Config& config) {
+  return std::make_unique<MnistReader>(config);
 }
 
 }  // namespace halfstep::train

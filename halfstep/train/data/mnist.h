@@ -1,6 +1,7 @@
 #pragma once
 #include "halfstep/train/config/config.h"
 #include "halfstep/train/data/dataset.h"
+#include "halfstep/train/data/input_reader.h"
 
 #include <cstdint>
 #include <filesystem>
@@ -41,5 +42,9 @@ class Mnist : public Dataset {
 
 /// Builds a Mnist from a config with the keys root, split (train or test), limit, mean and std.
 std::shared_ptr<Dataset> make_mnist(Config& config);
+
+/// What reads a PNG or JPEG file as such a picture, for `halfstep predict`: in gray, with the
+/// config's mean and std. The picture's size must be the data set's.
+std::unique_ptr<InputReader> make_mnist_reader(Config& config);
 
 }  // namespace halfstep::train

@@ -10,6 +10,7 @@ std::optional<MetricRule> guess_rule(const std::string& metric) {
   static constexpr std::string_view greater[] = {"acc", "top",   "ar@",  "auc",  "precision",
                                                  "map", "mdice", "miou", "macc", "aacc"};
   static constexpr std::string_view less = "loss";
+  static constexpr std::string_view less_too[] = {"perplexity", "bits_per_character"};
   std::string name = metric;
   std::transform(name.begin(), name.end(), name.begin(),
                  [](unsigned char letter) { return std::tolower(letter); });
@@ -17,6 +18,8 @@ std::optional<MetricRule> guess_rule(const std::string& metric) {
   for (const auto& key : greater)
     if (name.find(key) != name.npos) return MetricRule::greater;
   if (name.find(less) != name.npos) return MetricRule::less;
+  for (const auto& key : less_too)
+    if (name.find(key) != name.npos) return MetricRule::less;
   return std::nullopt;
 }
 

@@ -37,6 +37,8 @@ class Gpt : public Model {
   /// is LibTorch's error on the CPU and a failed kernel on CUDA.
   torch::Tensor forward(const torch::Tensor& input) override;
 
+  const Options& options() const { return options_; }
+
  private:
   class Block;
 

@@ -1,4 +1,6 @@
+#include "halfstep/train/data/image_folder.h"
 #include "halfstep/train/data/mnist.h"
+#include "halfstep/train/data/text_file.h"
 #include "halfstep/train/hooks/checkpoint_hook.h"
 #include "halfstep/train/hooks/early_stopping_hook.h"
 #include "halfstep/train/hooks/ema_hook.h"
@@ -11,6 +13,7 @@
 #include "halfstep/train/hooks/sample_grid_hook.h"
 #include "halfstep/train/losses/losses.h"
 #include "halfstep/train/metrics/accuracy.h"
+#include "halfstep/train/metrics/language.h"
 #include "halfstep/train/metrics/mean_error.h"
 #include "halfstep/train/models/conv_net.h"
 #include "halfstep/train/models/dcgan.h"
@@ -50,6 +53,11 @@ std::unique_ptr<Metric> make_mean_error(Config& config) {
   return std::make_unique<MeanError>(config, kind);
 }
 
+template <LanguageMetric::Kind kind>
+std::unique_ptr<Metric> make_language_metric(Config& config) {
+  return std::make_unique<LanguageMetric>(config, kind);
+}
+
 }  // namespace
 
 ModelRegistry& models() {
@@ -67,7 +75,9 @@ ModelRegistry& models() {
 }
 
 DatasetRegistry& datasets() {
-  static auto registry = filled<DatasetRegistry>("data set", {{"Mnist", make_mnist}});
+  static auto registry = filled<DatasetRegistry>(
+      "data set",
+      {{"ImageFolder", make_image_folder}, {"Mnist", make_mnist}, {"TextFile", make_text_file}});
   return registry;
 }
 
@@ -126,10 +136,20 @@ HookRegistry& hooks() {
 }
 
 MetricRegistry& metrics() {
-  static auto registry =
-      filled<MetricRegistry>("metric", {{"Accuracy", make_accuracy},
-                                        {"MAE", make_mean_error<MeanError::Kind::absolute>},
-                                        {"MSE", make_mean_error<MeanError::Kind::squared>}});
+  static auto registry = filled<MetricRegistry>(
+      "metric",
+      {{"Accuracy", make_accuracy},
+       {"MAE", make_mean_error<MeanError::Kind::absolute>},
+       {"MSE", make_mean_error<MeanError::Kind::squared>},
+       {"Perplexity", make_language_metric<LanguageMetric::Kind::perplexity>},
+       {"BitsPerCharacter", make_language_metric<LanguageMetric::Kind::bits_per_character>}});
+  return registry;
+}
+
+InputReaderRegistry& input_readers() {
+  static auto registry = filled<InputReaderRegistry>(
+      "data set with an input reader",
+      {{"ImageFolder", make_image_folder_reader}, {"Mnist", make_mnist_reader}});
   return registry;
 }
 

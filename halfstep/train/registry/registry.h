@@ -15,6 +15,7 @@
 namespace halfstep::train {
 
 class Hook;
+class InputReader;
 class Metric;
 
 namespace detail {
@@ -80,6 +81,7 @@ using OptimizerRegistry =
 using SchedulerRegistry = Registry<optim::Schedule>;
 using HookRegistry = Registry<std::unique_ptr<Hook>>;
 using MetricRegistry = Registry<std::unique_ptr<Metric>>;
+using InputReaderRegistry = Registry<std::unique_ptr<InputReader>>;
 
 /// The registries, with the built-in classes already in them. Fill them before threads start.
 ModelRegistry& models();
@@ -89,5 +91,9 @@ OptimizerRegistry& optimizers();
 SchedulerRegistry& schedulers();
 HookRegistry& hooks();
 MetricRegistry& metrics();
+
+/// What `halfstep predict` reads a file with, by the type of the data set whose examples it makes
+/// of it; the factory takes the data set's own mapping.
+InputReaderRegistry& input_readers();
 
 }  // namespace halfstep::train

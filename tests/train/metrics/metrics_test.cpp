@@ -64,6 +64,24 @@ TEST_P(MetricOn, MeanErrorsOverAllElements) {
   }
 }
 
+TEST_P(MetricOn, LanguageMetricsAreMeansOverAllTokens) {
+  const auto options = torch::dtype(torch::kFloat).device(device());
+  // Of 4 equal scores each has 2 bits; where one of two has 3/4, log2(4/3).
+  const auto even = torch::zeros({6, 4}, options);
+  const auto uneven = torch::tensor({{3.0, 1.0, 0.0, 0.0}}, options).log();
+  for (const auto& [yaml, name] : {std::pair("{type: BitsPerCharacter}", "bits_per_character"),
+                                   {"{type: Perplexity, prefix: x}", "x/perplexity"}}) {
+    const auto metric = make(yaml);
+    const auto target = torch::zeros({2, 3}, options.dtype(torch::kLong));
+    metric->process(even, target);
+    metric->process(uneven, target.flatten().slice(0, 0, 1));
+    const double bits = (6 * 2 + std::log2(4.0 / 3)) / 7;
+    const bool is_bits = std::string(name) == "bits_per_character";
+    EXPECT_NEAR(*metric->compute().find(name), is_bits ? bits : std::exp2(bits), 1e-6);
+    EXPECT_EQ(*metric->compute().find(name), is_bits ? 0 : 1);
+  }
+}
+
 HALFSTEP_ON_EACH_DEVICE(MetricOn);
 
 TEST(Metric, KeysAndShapesAreChecked) {
@@ -76,6 +94,8 @@ TEST(Metric, KeysAndShapesAreChecked) {
                "[MAE] output and target must have one shape, but got [2] and [2, 1]");
   EXPECT_ERROR(make("{type: Accuracy}")->process(torch::zeros({2, 3}), torch::zeros({2})),
                UsageError, "[Accuracy] outputs must be (n, classes) and targets n int64");
+  EXPECT_ERROR(make("{type: Perplexity}")->process(torch::zeros({2, 3}), torch::zeros({2})),
+               UsageError, "[perplexity] outputs must be (n, classes) and targets n int64 tokens");
 }
 
 TEST(Evaluator, RefusesTwoResultsOfOneName) {
