@@ -204,6 +204,15 @@ TEST(FuseElementwise, LeavesWritesThatOthersSee) {
     own.add_(x.exp()).relu_();
     return {x.exp()};
   });
+  joined(0, [](const Tensor& x) -> Tensors {
+    x.t().add_(x.exp().t()).relu_();
+    return {x.exp()};
+  });
+  joined(0, [](const Tensor& x) -> Tensors {
+    const auto read = x.exp();
+    x.t().add_(read.t()).relu_();  // nobody reads it in the program
+    return {read};
+  });
   // Into memory that an older view shows.
   joined(0, [](const Tensor& x) -> Tensors {
     auto y = x.exp();

@@ -26,7 +26,8 @@ TEST_P(GraphPlanCalls, AValueOfTwoReadersIsCastOnce) {
     return torch::exp(first) + torch::cos(first) + second;  // exp and cos are on no list
   };
   const auto step = planned(function, {{"w", w}});
-  step->config().enable_pass("reuse_results", false);  // which would hide casts made twice
+  // Which would hide casts.
+  step->config().enable_pass("reuse_results", false).enable_pass("fuse_elementwise", false);
   const auto y = torch::mm(low(x), low(w)), up = y.to(torch::kFloat);
   EXPECT_TRUE(same_bits({torch::exp(up) + torch::cos(up) + up}, {replayed(*step, x)}));
   EXPECT_EQ(step->precision_plan().casts().size(), 4);  // the input, w, both products

@@ -245,7 +245,7 @@ class Fuser {
   void add_gradient(Instruction& fused, ValueId grad, size_t place) {
     const auto& users = calls_.of(grad);
     const auto self = std::lower_bound(users.begin(), users.end(), place);
-    const bool last = self + 1 == users.end() && !calls_.handed_out(grad);
+    const bool last = self + 1 == users.end() && !calls_.handed_out(grad) && !calls_.lives_on(grad);
     const auto sum = self == users.begin() ? place : *(self - 1);
     const auto& call = program_.code[sum];
     const bool fits = last && sum != place && !replaced_[sum] && is_sum(call) &&

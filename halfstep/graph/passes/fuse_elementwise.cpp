@@ -113,9 +113,9 @@ class Fuser {
       return std::nullopt;
     // In place: into a value of the program's own, all of it.
     if (!call.writes.empty()) {
-      const auto& written = program_.value(call.operands[0].value);
-      if (call.writes.size() != 1 || call.writes[0] != call.operands[0].value ||
-          call.results[0].value != call.operands[0].value || written.kind != ValueKind::computed)
+      const auto written = call.operands[0].value;
+      if (call.writes != std::vector{written} || call.results[0].value != written ||
+          calls_.lives_on(written))
         return std::nullopt;
     }
     if (*kind == ElementwiseKind::mask &&

@@ -72,6 +72,10 @@ MemoryCalls::MemoryCalls(const Program& program) {
   calls_.resize(count);
   writes_.resize(count);
   handed_out_.resize(count);
+  lives_on_.resize(count);
+  for (const auto& value : program.values) {
+    if (value.kind != ValueKind::computed) lives_on_[static_cast<size_t>(value.memory)] = true;
+  }
   const auto add = [](std::vector<size_t>& calls, size_t call) {
     if (calls.empty() || calls.back() != call) calls.push_back(call);
   };

@@ -33,6 +33,8 @@ class MemoryCalls {
   bool written(ValueId id, size_t after, size_t before) const;
   /// Whether an output or gradient lies in it.
   bool handed_out(ValueId id) const { return handed_out_[memory_of(id)]; }
+  /// Whether it is there when the program ends: an input, parameter or constant lies in it.
+  bool lives_on(ValueId id) const { return lives_on_[memory_of(id)]; }
   /// Whether what is in it comes from call `first` and only call `last` looks at it.
   bool only(ValueId id, size_t first, size_t last) const {
     return !handed_out(id) && of(id) == std::vector<size_t>{first, last};
@@ -44,7 +46,7 @@ class MemoryCalls {
 
   std::vector<size_t> memory_;  // of each value
   std::vector<std::vector<size_t>> calls_, writes_;
-  std::vector<bool> handed_out_;
+  std::vector<bool> handed_out_, lives_on_;
 };
 
 /// Puts `to[id]` in the place of each value that operands, outputs and gradients name.
