@@ -138,7 +138,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker", default=str(ROOT / "build/release/benchmarks/halfstep_bench_rank"))
     parser.add_argument("--workloads", help="default: mlp_large,gpt; with --quick mlp_large")
-    parser.add_argument("--precisions", default="fp32,bf16")
+    parser.add_argument("--precisions", help="default: fp32,bf16; with --quick fp32")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--samples", type=int, default=9, help="of each kind")
     parser.add_argument("--seconds", type=float, default=0.5, help="at least one step, about this long, is a sample")
@@ -151,6 +151,7 @@ def parse():
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.samples, arguments.seconds = 1, 0.01
+    arguments.precisions = arguments.precisions or ("fp32" if arguments.quick else "fp32,bf16")
     arguments.workloads = arguments.workloads or ("mlp_large" if arguments.quick else "mlp_large,gpt")
     if not os.access(arguments.worker, os.X_OK):
         sys.exit(f"[scaling] {arguments.worker} is not built; run scripts/build release halfstep_bench_rank")
