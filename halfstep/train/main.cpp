@@ -8,6 +8,7 @@
 #include "halfstep/train/launch/launch_commands.h"
 #include "halfstep/train/launch/requeue.h"
 #include "halfstep/train/loop/rank_files.h"
+#include "halfstep/train/model_commands.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -43,6 +44,11 @@ struct Arguments {
   bool trace_overflow = false;
   bool auto_scale_lr = false;
   bool resolved = false;
+  std::string dtype;
+  std::string output;
+  bool allow_overflow = false;
+  std::vector<std::string> inputs;
+  PredictOptions predict;
 };
 
 void add_common(CLI::App& command, Arguments& arguments) {
@@ -128,6 +134,43 @@ CLI::App* add_slurm_train(CLI::App& app, Arguments& arguments) {
   return command;
 }
 
+constexpr const char* kWeights =
+    "A step_N.safetensors of a run, or weights in a .safetensors or .pth file";
+
+CLI::App* add_export(CLI::App& app, Arguments& arguments) {
+  auto* command = app.add_subcommand(
+      "export", "Write the weights of a CHECKPOINT as a safetensors file, in the dtype chosen");
+  add_common(*command, arguments);
+  command->add_option("CHECKPOINT", arguments.checkpoint, kWeights)->required();
+  command->add_option("--dtype", arguments.dtype, "float16, bfloat16 or float32")->required();
+  command->add_option("-o,--output", arguments.output, "The file to write")->required();
+  command->add_flag("--allow-overflow", arguments.allow_overflow,
+                    "Let values beyond the dtype's range become inf");
+  return command;
+}
+
+CLI::App* add_predict(CLI::App& app, Arguments& arguments) {
+  auto* command = app.add_subcommand(
+      "predict",
+      "Print what the model of a CHECKPOINT says of each INPUT: a classifier of image "
+      "files the class and its probability, a language model of texts how they go on");
+  add_common(*command, arguments);
+  command->add_option("CHECKPOINT", arguments.checkpoint, kWeights)->required();
+  command->add_option("INPUT", arguments.inputs, "PNG or JPEG files, or texts to continue")
+      ->required();
+  auto& predict = arguments.predict;
+  command->add_flag("--json", predict.json, "Print a JSON object for each input");
+  command->add_option("--batch-size", predict.batch_size, "Images at once")->capture_default_str();
+  command->add_option("--length", predict.text.length, "Characters to add to a text")
+      ->capture_default_str();
+  command
+      ->add_option("--temperature", predict.text.temperature,
+                   "Of a text: 0 takes the most likely character, more than 1 dares more")
+      ->capture_default_str();
+  command->add_option("--seed", arguments.seed, "Of the draw of a text's characters");
+  return command;
+}
+
 // The words after the command's own `places`, which must come first, for another command.
 std::vector<std::string> words_behind(const std::vector<std::string>& words,
                                       const std::vector<std::string>& places) {
@@ -194,6 +237,9 @@ int run(int argc, char** argv) {
   add_common(*test, arguments);
   test->add_option("CHECKPOINT", arguments.checkpoint, "A step_N.safetensors of a run")->required();
 
+  const auto* export_weights = add_export(app, arguments);
+  const auto* predict = add_predict(app, arguments);
+
   auto* print = app.add_subcommand(
       "print-config",
       "Print CONFIG with its _base_ files, environment, --cfg-options and --amp applied; keys are "
@@ -221,6 +267,15 @@ int run(int argc, char** argv) {
     return print_config_command(read_config(arguments), run_options(arguments), arguments.resolved);
   if (*test)
     return test_command(read_config(arguments), run_options(arguments), arguments.checkpoint);
+  if (*export_weights)
+    return export_command(read_config(arguments), run_options(arguments), arguments.checkpoint,
+                          arguments.dtype, arguments.output, arguments.allow_overflow);
+  if (*predict) {
+    const auto options = run_options(arguments);
+    arguments.predict.text.seed = options.seed.value_or(0);
+    return predict_command(read_config(arguments), options, arguments.checkpoint, arguments.inputs,
+                           arguments.predict);
+  }
   HALFSTEP_CHECK_USAGE(!*dist_run, "command line",
                        "dist-run must be given N and a PROGRAM, but is not; halfstep dist-run 2 "
                        "./my_program runs it twice, with the variables of torchrun");

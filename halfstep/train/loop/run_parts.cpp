@@ -149,6 +149,14 @@ void read_evaluation(Config& config, const char* first, const char* second, c10:
   });
 }
 
+void ignore_training(Config& config) {
+  for (const char* key :
+       {"randomness", "param_scheduler", "train_cfg", "default_hooks", "custom_hooks",
+        "log_processor", "load_from", "train_dataloader", "auto_scale_lr", "env_cfg",
+        "model_wrapper_cfg", "find_unused_parameters"})
+    config.ignore(key);
+}
+
 }  // namespace
 
 OptimWrapperBase& RunParts::optim_wrapper() const {
@@ -204,13 +212,27 @@ RunParts build_testing(Config& config, const RunOptions& options) {
   auto optim_wrapper = config.child("optim_wrapper");
   parts.wrappers =
       read_wrappers_for_testing(optim_wrapper, *parts.model, options.device, options.amp);
-  for (const char* key :
-       {"randomness", "param_scheduler", "train_cfg", "default_hooks", "custom_hooks",
-        "log_processor", "load_from", "train_dataloader", "auto_scale_lr", "env_cfg",
-        "model_wrapper_cfg", "find_unused_parameters"})
-    config.ignore(key);
+  ignore_training(config);
   if (!config.has("val_dataloader")) config.child("test_dataloader");
   read_evaluation(config, "test", "val", options.device, parts);
+  config.finish();
+  return parts;
+}
+
+RunParts build_inference(Config& config, const RunOptions& options) {
+  RunParts parts;
+  apply_older_keys(config);
+  read_model(config, options, parts);
+  auto optim_wrapper = config.child("optim_wrapper");
+  parts.wrappers =
+      read_wrappers_for_testing(optim_wrapper, *parts.model, options.device, options.amp);
+  const std::string loop = config.has("test_cfg") ? "test_cfg" : "val_cfg";
+  parts.evaluation = EvaluationPrecision::read(config.child_if(loop), loop, optim_wrapper,
+                                               parts.wrappers, options.device);
+  ignore_training(config);
+  for (const char* kind : {"val", "test"})
+    for (const char* part : {"_cfg", "_dataloader", "_evaluator"})
+      config.ignore(std::string(kind) + part);
   config.finish();
   return parts;
 }

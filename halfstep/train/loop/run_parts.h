@@ -85,4 +85,8 @@ RunParts build_training(Config& config, const RunOptions& options,
 /// allowed, not read.
 RunParts build_testing(Config& config, const RunOptions& options);
 
+/// Reads what a model needs that meets neither training nor test data: the model itself and, as for
+/// testing, its precision. All other keys are allowed, not read.
+RunParts build_inference(Config& config, const RunOptions& options);
+
 }  // namespace halfstep::train
