@@ -269,9 +269,9 @@ class LanguageTest(Folder):
         entropy = -sum(n / counts.total() * math.log2(n / counts.total()) for n in counts.values())
         config = SOURCE / "configs/char_gpt.yaml"
         # Float16 is rehearsed on a CPU, at the speed of float32; bfloat16 is slow where the CPU has no instructions for it.
-        small = ["--cfg-options", "optim_wrapper.dtype=float16", "model.width=64", "train_cfg.max_epochs=4", "model.context=32",
+        small = ["--cfg-options", "optim_wrapper.dtype=float16", "model.width=64", "train_cfg.max_epochs=8", "model.context=32",
                  "train_dataloader.dataset.context=32", "test_dataloader.dataset.context=32", "optim_wrapper.optimizer.lr=5e-3",
-                 "default_hooks.checkpoint.interval=4"]
+                 "default_hooks.checkpoint.interval=8"]
         log = self.halfstep("train", config, "--device", "cpu", *small).stdout
         self.assertIn("linear float16", log)
         bits, perplexity = [float(re.findall(rf"{name}: (\d+\.\d+)", log)[-1]) for name in ("bits_per_character", "perplexity")]
