@@ -224,7 +224,7 @@ class Trial {
 
   /// Rows of channels around `mean`.
   static at::Tensor image(int64_t rows, double step, double mean, double spread) {
-    return at::sin(at::arange(rows * kChannels, at::kFloat).square() * step)
+    return at::sin(at::arange(rows * kChannels, at::kFloat).square().mul(step))
         .mul(spread)
         .add(mean)
         .view({1, rows / 2, 2, kChannels})
@@ -232,7 +232,7 @@ class Trial {
         .permute({0, 3, 1, 2});
   }
   static at::Tensor row(double step, double first) {
-    auto result = at::sin(at::arange(kChannels, at::kFloat) * step).add(1.5);
+    auto result = at::sin(at::arange(kChannels, at::kFloat).mul(step)).add(1.5);
     result[0].fill_(first);
     return result;
   }

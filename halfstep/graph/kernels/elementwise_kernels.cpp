@@ -141,7 +141,7 @@ struct Trial {
   /// Numbers of common sizes, and from `begin` to `end` and in the last quarter of them such that
   /// are subnormal or nearly so.
   static at::Tensor numbers(double step, int64_t begin, int64_t end) {
-    auto x = at::sin(at::arange(4096, at::kFloat) * step) * 3;
+    auto x = at::sin(at::arange(4096, at::kFloat).mul(step)).mul(3);
     for (const auto& [from, to] : {std::pair(begin, end), std::pair<int64_t, int64_t>(3072, 4096)})
       x.slice(0, from, to).mul_(2e-38);
     return x;
