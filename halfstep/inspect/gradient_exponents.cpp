@@ -54,7 +54,7 @@ void GradientExponents::add(const at::Tensor& gradient, double scale) {
   if (wide.numel() == 0) return;
   const auto bits = wide.view(at::kInt).bitwise_right_shift(23).bitwise_and(0xFF);
   const auto by_exponent = at::bincount(bits, {}, 256).to(at::kCPU, at::kLong);
-  const auto zeros = (wide == 0).sum().item<int64_t>();
+  const auto zeros = wide.eq(0).sum().item<int64_t>();
   const auto* counts = by_exponent.const_data_ptr<int64_t>();
   const int scale_exponent = static_cast<int>(std::lround(std::log2(scale)));
   zeros_ += zeros;
