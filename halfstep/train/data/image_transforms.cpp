@@ -147,7 +147,7 @@ class Normalize : public ImageTransform {
                          "mean and std must have one number, or one for each of the image's ",
                          image.size(0), " channels, but have ", mean_.size(0),
                          "; set the data set's color to gray or rgb");
-    return (image - mean_) / std_;
+    return image.sub(mean_).div(std_);
   }
 
  private:

@@ -74,7 +74,7 @@ Batch TextFile::batch_from(const at::Tensor& indices, int64_t begin) const {
       size() - 1, ", but got ", indices.toString(), " ", indices.sizes(),
       "; take them from a Loader");
   const auto places =
-      (indices * context_ + begin).unsqueeze(1) + at::arange(context_ + 1, at::kLong);
+      indices.mul(context_).add(begin).unsqueeze(1).add(at::arange(context_ + 1, at::kLong));
   const auto tokens = text_.index_select(0, places.flatten()).to(at::kLong).view(places.sizes());
   return {tokens.narrow(1, 0, context_).contiguous(), tokens.narrow(1, 1, context_).contiguous()};
 }
