@@ -22,7 +22,7 @@ int error_stream = STDERR_FILENO;
 
 fs::path rank_folder(const fs::path& work_dir, int rank, bool resume) {
   if (rank == 0) return work_dir;
-  const auto folder = work_dir / "ranks" / fmt::format("rank_{}", rank);
+  auto folder = work_dir / "ranks" / fmt::format("rank_{}", rank);
   std::error_code error;
   if (!resume) fs::remove(folder / "log.jsonl", error);
   if (!resume) fs::remove_all(folder / "vis_data", error);
