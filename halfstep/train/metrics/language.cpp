@@ -28,7 +28,7 @@ void LanguageMetric::process(const at::Tensor& output, const at::Tensor& target)
   const auto each =
       at::cross_entropy_loss(output.to(at::kFloat), tokens, /*weight=*/{}, at::Reduction::None);
   const auto sum = each.sum(at::kDouble);
-  sum_ = sum_.defined() ? sum_ + sum : sum;
+  sum_ = sum_.defined() ? sum_.add(sum) : sum;
   tokens_ += tokens.size(0);
 }
 

@@ -10,7 +10,7 @@ Converted convert(const at::Tensor& tensor, c10::ScalarType dtype) {
   if (source.scalar_type() == dtype) return result;
   const auto& now = result.tensor;
   result.overflowed = (now.isfinite().logical_not() & source.isfinite()).sum().item<int64_t>();
-  result.vanished = ((now == 0) & (source != 0)).sum().item<int64_t>();
+  result.vanished = now.eq(0).logical_and(source.ne(0)).sum().item<int64_t>();
   return result;
 }
 
