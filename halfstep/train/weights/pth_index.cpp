@@ -245,7 +245,7 @@ std::string pth_root(const std::map<std::string, ZipEntry>& entries, const std::
   constexpr std::string_view pickle = "/data.pkl";
   for (const auto& [name, entry] : entries)
     if (name.ends_with(pickle) && name.find('/') == name.size() - pickle.size()) {
-      const auto root = name.substr(0, name.size() - pickle.size());
+      auto root = name.substr(0, name.size() - pickle.size());
       HALFSTEP_CHECK_ENVIRONMENT(
           !entries.contains(root + "/constants.pkl"), "pth", file,
           " must hold tensors, but is a TorchScript program; in Python save "
