@@ -144,6 +144,9 @@ TEST_P(Attention, IsTheSameWithoutGradientsAndForAnyNumberOfThreads) {
 }
 
 TEST_P(Attention, NonfiniteNumbersReachWhatSeesThem) {
+  // LibTorch's own multiply what is masked by 0.
+  if (!expects_ours())
+    GTEST_SKIP() << "SKIPPED, NOTHING WAS TESTED: attention is LibTorch's on this device";
   for (const double bad :
        {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     for (size_t which = 0; which < 3; ++which) {
