@@ -57,6 +57,7 @@ void ForwardTrace::call(const c10::OperatorHandle& op, torch::jit::Stack* stack)
 void ForwardTrace::raise_low_operands(const c10::OperatorHandle& op,
                                       std::vector<CallTensor>& operands, torch::jit::Stack* stack) {
   std::vector<bool> planned;
+  planned.reserve(operands.size());
   for (const auto& operand : operands)
     planned.push_back(type_of(operand.tensor, device_type_) == kPlanned);
   if (!casts_low_operands(op, operands, planned)) return;

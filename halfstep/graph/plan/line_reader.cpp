@@ -58,7 +58,7 @@ std::string LineReader::word() {
   // "white:" is a word and a colon, "mylib::op" one word.
   while (length > 0 && rest_[length - 1] == ':') --length;
   if (length == 0) fail("a name must stand here", rest_);
-  const std::string word(rest_.substr(0, length));
+  std::string word(rest_.substr(0, length));
   rest_.remove_prefix(length);
   return word;
 }

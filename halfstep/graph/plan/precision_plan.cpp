@@ -115,6 +115,7 @@ std::vector<PlanCast> PrecisionPlan::casts() const {
     }
   }
   std::vector<PlanCast> all;
+  all.reserve(casts.size());
   for (auto& [value, cast] : casts) all.push_back(std::move(cast));
   return all;
 }
