@@ -15,7 +15,8 @@ namespace halfstep::train {
 /// (inspect::OverflowTracer), in full where that place is new; at the end how often each place was
 /// it, and how large gradients were in the last step that was looked at, every `interval` (100)
 /// updates, with the loss scale they recommend. The same goes to log.jsonl, as `overflow` and
-/// `gradient_exponents`. Steps take longer (half as much again in a small network on the CPU), and wait for a GPU.
+/// `gradient_exponents`. Steps take longer (half as much again in a small network on the CPU), and
+/// wait for a GPU.
 class OverflowTraceHook : public Hook {
  public:
   OverflowTraceHook() = default;
