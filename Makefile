@@ -1,10 +1,11 @@
 # Each of these sets up what it needs, from a bare Debian 12 on; the second time nothing is left to set up.
 
-.PHONY: help train test bench setup build format tidy clean
+.PHONY: help train test test-slow bench setup build format tidy clean
 
 help:
 	@echo 'make train    train the MNIST network in mixed precision'
 	@echo 'make test     build everything and run the tests'
+	@echo 'make test-slow  run the tests that take many minutes'
 	@echo 'make bench    time training steps beside Python PyTorch; BENCH_ARGS=--quick for a minute'
 	@echo 'make setup    install what the build needs: Debian packages and LibTorch'
 	@echo 'make build    build everything (release)'
@@ -17,7 +18,11 @@ train: setup
 	build/release/halfstep train configs/mnist_mlp.yaml --amp
 
 test: build
-	@scripts/test release
+	@scripts/test release -LE slow
+	@echo 'left out: what takes many minutes (make test-slow)'
+
+test-slow: build
+	@scripts/test release -L slow
 
 # BENCH_PYTHON: a Python with PyTorch of the same version, instead of setting one up (6 GB).
 bench: setup

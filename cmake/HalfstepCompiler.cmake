@@ -28,6 +28,15 @@ if(PROJECT_IS_TOP_LEVEL)
   endif()
 endif()
 
+# A source costs g++ seconds of LibTorch's templates before its first line: several of one target are compiled as one. What must be
+# compiled alone has SKIP_UNITY_BUILD_INCLUSION.
+if(HALFSTEP_UNITY)
+  set(CMAKE_UNITY_BUILD ON)
+  set(CMAKE_UNITY_BUILD_BATCH_SIZE 6)
+  # A class in a .cpp file may have members of types from its unnamed namespace.
+  set(_unity_options $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
+endif()
+
 # Everything of ours is compiled with these: the precompiled header can be shared only between equal flags.
 add_library(halfstep_flags INTERFACE)
 # NDEBUG in every build (Release has it already): without it LibTorch's headers give some classes (RecordFunction) members that its libraries,
@@ -35,7 +44,7 @@ add_library(halfstep_flags INTERFACE)
 target_compile_definitions(halfstep_flags INTERFACE $<$<NOT:$<CONFIG:Release>>:NDEBUG>)
 target_compile_options(halfstep_flags INTERFACE
   -fPIC -Wall -Wextra -Wshadow -Wno-unknown-pragmas -fvisibility-inlines-hidden
-  $<$<BOOL:${HALFSTEP_WERROR}>:-Werror>)
+  ${_unity_options} $<$<BOOL:${HALFSTEP_WERROR}>:-Werror>)
 
 if(HALFSTEP_SANITIZE STREQUAL "address")
   target_compile_options(halfstep_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
@@ -57,7 +66,7 @@ elseif(HALFSTEP_SANITIZE)
   message(FATAL_ERROR "[halfstep] HALFSTEP_SANITIZE must be empty, 'address' or 'thread', but got '${HALFSTEP_SANITIZE}'")
 endif()
 
-# halfstep_use_pch(<target>): the one precompiled header of this build, made by the library and reused by the rest.
+# halfstep_use_pch(<target>): the library's precompiled header, made by the library and reused by what has its flags.
 function(halfstep_use_pch target)
   if(NOT HALFSTEP_PCH OR NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     return()
@@ -69,4 +78,21 @@ function(halfstep_use_pch target)
   else()
     target_precompile_headers(${target} REUSE_FROM halfstep)
   endif()
+endfunction()
+
+# halfstep_build_fast(<target>): for tests and examples, where compiling takes longer than running. They use much more of LibTorch's
+# headers than the library does, so they have a precompiled header of their own.
+function(halfstep_build_fast target)
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+  if(NOT HALFSTEP_PCH OR NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    return()
+  endif()
+  if(NOT TARGET halfstep_torch_pch)
+    add_library(halfstep_torch_pch STATIC EXCLUDE_FROM_ALL "${PROJECT_SOURCE_DIR}/cmake/torch_pch.cpp")
+    target_link_libraries(halfstep_torch_pch PRIVATE ${HALFSTEP_LIBTORCH} halfstep_flags)
+    target_compile_options(halfstep_torch_pch PRIVATE -fpch-preprocess $<$<CONFIG:Release>:-O1>)
+    target_precompile_headers(halfstep_torch_pch PRIVATE "${PROJECT_SOURCE_DIR}/cmake/torch_pch.h")
+  endif()
+  target_compile_options(${target} PRIVATE -fpch-preprocess)
+  target_precompile_headers(${target} REUSE_FROM halfstep_torch_pch)
 endfunction()

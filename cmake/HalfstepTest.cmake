@@ -3,7 +3,7 @@
 # ctest shows one entry per suite, found by asking the program when ctest starts: a process costs 0.2 s to start, so one
 # entry per case would take longer than the tests. Each entry prints its cases one by one.
 #
-# Labels: `process` starts processes or builds projects, `slow` takes more than a few seconds, `timing` measures time and so
+# Labels: `process` starts processes or builds projects, `slow` takes minutes and is left out of `make test`, `timing` measures time and so
 # runs alone. The target unit_tests builds the programs without `process` and `slow`: what the sanitizers run.
 add_custom_target(unit_tests)
 
@@ -11,7 +11,7 @@ function(halfstep_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBS;LABELS;ENVIRONMENT")
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE halfstep::halfstep halfstep_flags halfstep_test_support ${arg_LIBS})
-  halfstep_use_pch(${name})
+  halfstep_build_fast(${name})
   if(NOT "process" IN_LIST arg_LABELS AND NOT "slow" IN_LIST arg_LABELS)
     add_dependencies(unit_tests ${name})
   endif()

@@ -17,7 +17,7 @@ namespace halfstep::apex::detail {
 
 namespace {
 
-constexpr const char* kWhere = "apex::initialize";
+constexpr const char* kAmpOptimizerWhere = "apex::initialize";
 
 bool keeps_own_masters(torch::optim::Optimizer& optimizer) {
   auto* options = dynamic_cast<optim::FusedOptions*>(&optimizer.defaults());
@@ -27,11 +27,12 @@ bool keeps_own_masters(torch::optim::Optimizer& optimizer) {
 }  // namespace
 
 void check_optimizer(torch::optim::Optimizer& optimizer) {
-  HALFSTEP_CHECK_USAGE(dynamic_cast<torch::optim::LBFGS*>(&optimizer) == nullptr, kWhere,
+  HALFSTEP_CHECK_USAGE(dynamic_cast<torch::optim::LBFGS*>(&optimizer) == nullptr,
+                       kAmpOptimizerWhere,
                        "an optimizer must step without a closure, but got LBFGS; use "
                        "GradScaler::step, which takes its closure");
   const auto* fused = dynamic_cast<optim::FusedOptimizer*>(&optimizer);
-  HALFSTEP_CHECK_USAGE(fused == nullptr || !fused->keeps_shadow_weights(), kWhere,
+  HALFSTEP_CHECK_USAGE(fused == nullptr || !fused->keeps_shadow_weights(), kAmpOptimizerWhere,
                        "an optimizer must keep no shadow weights, which are copies of float32 "
                        "weights, but got one that does; leave shadow_weights out");
 }

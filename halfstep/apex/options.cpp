@@ -10,7 +10,7 @@ namespace halfstep::apex {
 
 namespace {
 
-constexpr const char* kWhere = "apex::AmpOptions";
+constexpr const char* kOptionsWhere = "apex::AmpOptions";
 
 std::string level_name(OptLevel level) {
   return "O" + std::to_string(static_cast<int>(level));
@@ -134,39 +134,39 @@ AmpOptions& AmpOptions::allow_incoming_model_not_fp32(bool value) {
 Properties AmpOptions::properties() const {
   auto properties = properties_of(level_, half_dtype_);
   const bool is_o1 = level_ == OptLevel::O1;
-  HALFSTEP_CHECK_USAGE(is_low_precision(half_dtype_), kWhere,
+  HALFSTEP_CHECK_USAGE(is_low_precision(half_dtype_), kOptionsWhere,
                        "half_dtype must be float16 or bfloat16, but got ", dtype_name(half_dtype_),
                        "; use OptLevel::O0 for float32");
   if (cast_model_type_) properties.cast_model_type = *cast_model_type_;
   HALFSTEP_CHECK_USAGE(
-      !is_o1 || properties.cast_model_type.value_or(c10::kFloat) == c10::kFloat, kWhere,
+      !is_o1 || properties.cast_model_type.value_or(c10::kFloat) == c10::kFloat, kOptionsWhere,
       "cast_model_type must be none or float32 with O1, which casts inside the model's functions "
       "and keeps its weights in float32, but got ",
       dtype_or_none(properties.cast_model_type), "; use O2 or O3");
   HALFSTEP_CHECK_USAGE(c10::isFloatingType(properties.cast_model_type.value_or(c10::kFloat)),
-                       kWhere, "cast_model_type must be a floating-point type, but got ",
+                       kOptionsWhere, "cast_model_type must be a floating-point type, but got ",
                        dtype_or_none(properties.cast_model_type), "; use float16 or bfloat16");
   if (patch_torch_functions_) properties.patch_torch_functions = *patch_torch_functions_;
-  HALFSTEP_CHECK_USAGE(is_o1 || !properties.patch_torch_functions, kWhere,
+  HALFSTEP_CHECK_USAGE(is_o1 || !properties.patch_torch_functions, kOptionsWhere,
                        "patch_torch_functions must be false without O1, but got true with ",
                        level_name(level_), "; choose O1");
   HALFSTEP_CHECK_USAGE(
-      !is_o1 || !keep_batchnorm_fp32_, kWhere,
+      !is_o1 || !keep_batchnorm_fp32_, kOptionsWhere,
       "keep_batchnorm_fp32 must not be set with O1, whose weights are float32, but "
       "got ",
       word(keep_batchnorm_fp32_), "; leave it out, or use O2 or O3");
   if (keep_batchnorm_fp32_) properties.keep_batchnorm_fp32 = keep_batchnorm_fp32_;
   HALFSTEP_CHECK_USAGE(
-      !is_o1 || !master_weights_, kWhere,
+      !is_o1 || !master_weights_, kOptionsWhere,
       "master_weights must not be set with O1, whose weights are float32, but got ",
       word(master_weights_), "; leave it out, or use O2");
   if (master_weights_) properties.master_weights = master_weights_;
   if (loss_scale_) properties.loss_scale = *loss_scale_;
   const double scale = properties.loss_scale.value_or(1);
-  HALFSTEP_CHECK_USAGE(scale > 0 && std::isfinite(scale), kWhere,
+  HALFSTEP_CHECK_USAGE(scale > 0 && std::isfinite(scale), kOptionsWhere,
                        "loss_scale must be above 0 and finite, but got ", scale,
                        "; use 128, or dynamic_loss_scale()");
-  HALFSTEP_CHECK_USAGE(num_losses_ >= 1, kWhere, "num_losses must be at least 1, but got ",
+  HALFSTEP_CHECK_USAGE(num_losses_ >= 1, kOptionsWhere, "num_losses must be at least 1, but got ",
                        num_losses_, "; one scale serves all losses");
   return properties;
 }

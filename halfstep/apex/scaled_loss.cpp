@@ -10,7 +10,7 @@
 namespace halfstep::apex {
 
 namespace {
-constexpr const char* kWhere = "apex::Amp::scale_loss";
+constexpr const char* kScaledLossWhere = "apex::Amp::scale_loss";
 }
 
 ScaledLoss::ScaledLoss(at::Tensor scaled, detail::LossScale& scale, bool unscales,
@@ -23,14 +23,15 @@ ScaledLoss::ScaledLoss(at::Tensor scaled, detail::LossScale& scale, bool unscale
       options_(options) {
   const auto is_open = [](const auto* optimizer) { return optimizer->is_open(); };
   HALFSTEP_CHECK_USAGE(
-      !scale_->is_open && std::none_of(optimizers_.begin(), optimizers_.end(), is_open), kWhere,
+      !scale_->is_open && std::none_of(optimizers_.begin(), optimizers_.end(), is_open),
+      kScaledLossWhere,
       "a scope must end before the next with its loss_id or one of its optimizers begins, but "
       "one of ",
       scale_->is_open ? c10::str("loss ", options.loss_id()) : std::string("the same optimizer"),
       " is still open; put each scaled loss and its backward() in braces of its own");
   for (auto* optimizer : optimizers_) {
     const auto other = unscales_ ? optimizer->scaled_by() : std::nullopt;
-    HALFSTEP_CHECK_USAGE(other.value_or(options.loss_id()) == options.loss_id(), kWhere,
+    HALFSTEP_CHECK_USAGE(other.value_or(options.loss_id()) == options.loss_id(), kScaledLossWhere,
                          "gradients left scaled by delay_unscale must be unscaled by the same "
                          "loss_id, but they are of loss ",
                          other.value_or(0), " and this is loss ", options.loss_id(),
@@ -66,7 +67,8 @@ void ScaledLoss::unscale() {
     for (auto* optimizer : optimizers_) optimizer->cancel_backward();
   });
   const auto has_gradients = [](const auto* each) { return each->has_scaled_gradients(); };
-  HALFSTEP_CHECK_USAGE(std::any_of(optimizers_.begin(), optimizers_.end(), has_gradients), kWhere,
+  HALFSTEP_CHECK_USAGE(std::any_of(optimizers_.begin(), optimizers_.end(), has_gradients),
+                       kScaledLossWhere,
                        "the scope must make gradients for its optimizers, but there is none; call "
                        "backward() on the scaled loss inside it");
   cancel.release();

@@ -9,8 +9,8 @@ namespace halfstep {
 
 namespace {
 
-constexpr std::string_view kSlotName = "halfstep::HalfRehearsal";
-constexpr auto kSlot = detail::debug_info_kind(&kSlotName, 0);
+constexpr std::string_view kRehearsalSlotName = "halfstep::HalfRehearsal";
+constexpr auto kRehearsalSlot = detail::debug_info_kind(&kRehearsalSlotName, 0);
 
 struct State final : c10::DebugInfoBase {
   explicit State(bool value) : enabled(value) {}
@@ -21,13 +21,13 @@ struct State final : c10::DebugInfoBase {
 
 HalfRehearsal::HalfRehearsal(bool enabled) {
   if (enabled) detail::register_rehearsal_kernels();
-  entry_.emplace("HalfRehearsal", kSlot, std::make_shared<State>(enabled));
+  entry_.emplace("HalfRehearsal", kRehearsalSlot, std::make_shared<State>(enabled));
 }
 
 HalfRehearsal::~HalfRehearsal() = default;
 
 bool HalfRehearsal::is_enabled() {
-  const auto* state = static_cast<const State*>(c10::ThreadLocalDebugInfo::get(kSlot));
+  const auto* state = static_cast<const State*>(c10::ThreadLocalDebugInfo::get(kRehearsalSlot));
   return state && state->enabled;
 }
 

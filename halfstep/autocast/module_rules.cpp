@@ -12,7 +12,7 @@ namespace halfstep::detail {
 
 namespace {
 
-constexpr const char* kWhere = "OpPolicy";
+constexpr const char* kModuleRulesWhere = "OpPolicy";
 
 /// Ops by which layers use their parameters. Those that LibTorch lists have a kernel anyway.
 constexpr const char* kLayerOps[] = {
@@ -47,13 +47,13 @@ ModuleRules::ModuleRules(std::shared_ptr<const ModuleTree> tree, const Rules& ru
   std::vector<PathPattern> patterns;
   for (const auto& [text, rule] : rules) {
     // "block.1" is that module, and not "block11" beside it.
-    patterns.emplace_back(kWhere, text, /*exact=*/tree_->find(text).has_value());
+    patterns.emplace_back(kModuleRulesWhere, text, /*exact=*/tree_->find(text).has_value());
     patterns_.push_back(text);
     rules_.push_back(rule);
   }
   std::vector<bool> used(rules.size());
   for (const auto& path : tree_->paths()) {
-    const auto match = match_path(kWhere, path, patterns);
+    const auto match = match_path(kModuleRulesWhere, path, patterns);
     of_module_.push_back(match ? static_cast<int>(*match) : -1);
     if (match) used[*match] = true;
   }
@@ -64,7 +64,8 @@ ModuleRules::ModuleRules(std::shared_ptr<const ModuleTree> tree, const Rules& ru
     // Every module it matches may have a rule of its own by exact path.
     if (any) continue;
     const auto hint = suggest(patterns[i].literal_part(), tree_->paths());
-    raise<UsageError>(kWhere, "a module must be one of the tree's, but got '", patterns_[i], "'; ",
+    raise<UsageError>(kModuleRulesWhere, "a module must be one of the tree's, but got '",
+                      patterns_[i], "'; ",
                       hint.empty() ? "see named_modules() for their paths" : hint);
   }
   check_tied_weights();
@@ -77,10 +78,10 @@ void ModuleRules::check_tied_weights() const {
     for (const auto module : owners) {
       if (!rule_of_module(module)) continue;
       HALFSTEP_CHECK_USAGE(
-          !first || rules_[*rule_of_module(*first)] == rules_[*rule_of_module(module)], kWhere,
-          "the modules of a tied weight must have one rule, but '", tree_->paths()[*first],
-          "' has ", cast_rule_name(rules_[*rule_of_module(*first)]), " and '",
-          tree_->paths()[module], "' ", cast_rule_name(rules_[*rule_of_module(module)]),
+          !first || rules_[*rule_of_module(*first)] == rules_[*rule_of_module(module)],
+          kModuleRulesWhere, "the modules of a tied weight must have one rule, but '",
+          tree_->paths()[*first], "' has ", cast_rule_name(rules_[*rule_of_module(*first)]),
+          " and '", tree_->paths()[module], "' ", cast_rule_name(rules_[*rule_of_module(module)]),
           "; give the rule to one of them, and name the other by a ModuleScope");
       first = module;
     }

@@ -8,8 +8,8 @@ namespace halfstep {
 
 namespace {
 
-constexpr std::string_view kSlotName = "halfstep::ModuleScope";
-constexpr auto kSlot = detail::debug_info_kind(&kSlotName, 2);
+constexpr std::string_view kScopeSlotName = "halfstep::ModuleScope";
+constexpr auto kScopeSlot = detail::debug_info_kind(&kScopeSlotName, 2);
 
 std::shared_ptr<detail::ModuleScopeState> make_state(const torch::nn::Module* module,
                                                      std::string path) {
@@ -24,7 +24,7 @@ std::shared_ptr<detail::ModuleScopeState> make_state(const torch::nn::Module* mo
 }  // namespace
 
 const detail::ModuleScopeState* detail::ModuleScopeState::current() {
-  return static_cast<const ModuleScopeState*>(c10::ThreadLocalDebugInfo::get(kSlot));
+  return static_cast<const ModuleScopeState*>(c10::ThreadLocalDebugInfo::get(kScopeSlot));
 }
 
 ModuleScope::ModuleScope(const torch::nn::Module& module) : ModuleScope(&module, "") {}
@@ -32,6 +32,6 @@ ModuleScope::ModuleScope(const torch::nn::Module& module) : ModuleScope(&module,
 ModuleScope::ModuleScope(std::string path) : ModuleScope(nullptr, std::move(path)) {}
 
 ModuleScope::ModuleScope(const torch::nn::Module* module, std::string path)
-    : entry_("ModuleScope", kSlot, make_state(module, std::move(path))) {}
+    : entry_("ModuleScope", kScopeSlot, make_state(module, std::move(path))) {}
 
 }  // namespace halfstep

@@ -14,7 +14,7 @@ namespace halfstep {
 
 namespace {
 
-constexpr const char* kWhere = "OpPolicy";
+constexpr const char* kOpPolicyWhere = "OpPolicy";
 
 struct OpRule {
   CastRule rule;
@@ -122,11 +122,11 @@ OpPolicy& OpPolicy::merge(const OpPolicy& other) {
 OpPolicy& OpPolicy::module(const std::string& path, CastRule rule) {
   const bool can_be = rule != CastRule::float32_set_dtype &&
                       rule != CastRule::float32_append_dtype && rule != CastRule::banned;
-  HALFSTEP_CHECK_USAGE(can_be, kWhere,
+  HALFSTEP_CHECK_USAGE(can_be, kOpPolicyWhere,
                        "a module's rule must be lower_precision, float32, promote, "
                        "promote_or_lower or keep, but '",
                        path, "' got ", cast_rule_name(rule), "; set that for the op itself");
-  const detail::PathPattern checked(kWhere, path);
+  const detail::PathPattern checked(kOpPolicyWhere, path);
   auto changed = *this;
   set_module(changed.change().modules, path, rule);
   changed.check_modules();
@@ -196,9 +196,10 @@ const std::shared_ptr<const detail::CompiledPolicy>& OpPolicy::compiled() const 
     for (const auto& [op, rule] : rules_->of_op) rules.emplace(op, rule.rule);
     auto call_rules = rules_->call_rules;
     if (!rules_->modules.empty()) {
-      HALFSTEP_CHECK_USAGE(
-          rules_->tree, kWhere, "a policy with rules by module must know the module tree, but '",
-          rules_->modules.front().first, "' has a rule and bind() was not called; call bind(*net)");
+      HALFSTEP_CHECK_USAGE(rules_->tree, kOpPolicyWhere,
+                           "a policy with rules by module must know the module tree, but '",
+                           rules_->modules.front().first,
+                           "' has a rule and bind() was not called; call bind(*net)");
       rules_->bound = std::make_shared<detail::ModuleRules>(rules_->tree, rules_->modules);
       call_rules.push_back(rules_->bound);
     }

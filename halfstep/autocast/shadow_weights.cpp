@@ -21,7 +21,7 @@ namespace halfstep {
 
 namespace {
 
-constexpr const char* kWhere = "ShadowWeights";
+constexpr const char* kShadowWeightsWhere = "ShadowWeights";
 
 struct Entry {
   at::Tensor copy = {};
@@ -87,12 +87,12 @@ void check_parameter(const at::Tensor& parameter) {
   HALFSTEP_CHECK_USAGE(
       parameter.defined() && parameter.scalar_type() == c10::kFloat && parameter.is_leaf() &&
           parameter.requires_grad() && !parameter.is_inference(),
-      kWhere, "parameters must be float32 leaves that require a gradient, but got ",
+      kShadowWeightsWhere, "parameters must be float32 leaves that require a gradient, but got ",
       parameter.defined() ? parameter.toString() : "an undefined tensor", "; leave the others out");
   HALFSTEP_CHECK_USAGE(
-      parameter.layout() == c10::kStrided && (parameter.is_cpu() || parameter.is_cuda()), kWhere,
-      "parameters must be dense and on CPU or CUDA, but got one on ", parameter.device(),
-      "; leave it out");
+      parameter.layout() == c10::kStrided && (parameter.is_cpu() || parameter.is_cuda()),
+      kShadowWeightsWhere, "parameters must be dense and on CPU or CUDA, but got one on ",
+      parameter.device(), "; leave it out");
 }
 
 void unregister(Entries& all, const std::vector<at::Tensor>& parameters, size_t count) {
@@ -108,7 +108,8 @@ void register_all(const std::vector<at::Tensor>& parameters,
         all.of_weight.try_emplace(parameters[i].unsafeGetTensorImpl(), Entry{.copy = copies[i]})
             .second;
     if (!is_new) unregister(all, parameters, i);
-    HALFSTEP_CHECK_USAGE(is_new, kWhere, "a parameter must have one copy, but parameter ", i,
+    HALFSTEP_CHECK_USAGE(is_new, kShadowWeightsWhere,
+                         "a parameter must have one copy, but parameter ", i,
                          " has one already; list each once, and make one ShadowWeights");
   }
 }
@@ -117,7 +118,7 @@ void register_all(const std::vector<at::Tensor>& parameters,
 
 ShadowWeights::ShadowWeights(std::vector<at::Tensor> parameters, c10::ScalarType dtype)
     : parameters_(std::move(parameters)), dtype_(dtype) {
-  HALFSTEP_CHECK_USAGE(is_low_precision(dtype), kWhere,
+  HALFSTEP_CHECK_USAGE(is_low_precision(dtype), kShadowWeightsWhere,
                        "dtype must be float16 or bfloat16, but got ", dtype_name(dtype),
                        "; use the dtype of the autocast region");
   // The copies change in place later, which inference tensors don't allow.

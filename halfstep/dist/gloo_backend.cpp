@@ -17,7 +17,7 @@ namespace halfstep::detail {
 
 namespace {
 
-constexpr const char* kWhere = "ProcessGroup";
+constexpr const char* kGlooBackendWhere = "ProcessGroup";
 
 std::vector<std::string> split(const std::string& text) {
   std::vector<std::string> parts;
@@ -31,7 +31,7 @@ void check_interface(const std::string& name,
                      const std::vector<dist::NetworkInterface>& interfaces) {
   const bool known = std::any_of(interfaces.begin(), interfaces.end(),
                                  [&](const auto& each) { return each.name == name; });
-  HALFSTEP_CHECK_ENVIRONMENT(known, kWhere,
+  HALFSTEP_CHECK_ENVIRONMENT(known, kGlooBackendWhere,
                              "GLOO_SOCKET_IFNAME must name network interfaces of this machine "
                              "that are up, but got '",
                              name, "'; it has ", dist::describe(interfaces));
@@ -42,10 +42,10 @@ std::string own_address(const dist::LaunchEnvironment& launch) {
   std::string why;
   const auto address = dist::local_address_towards(launch.master_addr, why);
   const auto candidates = [] { return dist::describe(dist::list_network_interfaces()); };
-  HALFSTEP_CHECK_ENVIRONMENT(address.has_value(), kWhere, "MASTER_ADDR must be reached from here, ",
-                             "but no interface leads to '", launch.master_addr, "' (", why,
-                             "); correct it, or name one in GLOO_SOCKET_IFNAME: this machine has ",
-                             candidates());
+  HALFSTEP_CHECK_ENVIRONMENT(
+      address.has_value(), kGlooBackendWhere, "MASTER_ADDR must be reached from here, ",
+      "but no interface leads to '", launch.master_addr, "' (", why,
+      "); correct it, or name one in GLOO_SOCKET_IFNAME: this machine has ", candidates());
   // Debian's name for a machine is 127.0.1.1 on the machine itself, and its address on others. Who
   // says 127.0.0.1 outright has one machine, or hears that there is no rank 0 there.
   const bool outright =
@@ -53,7 +53,7 @@ std::string own_address(const dist::LaunchEnvironment& launch) {
   HALFSTEP_CHECK_ENVIRONMENT(
       outright || launch.local_world_size == launch.world_size ||
           !dist::is_loopback_address(*address),
-      kWhere, "ranks on several machines must reach each other, but MASTER_ADDR '",
+      kGlooBackendWhere, "ranks on several machines must reach each other, but MASTER_ADDR '",
       launch.master_addr, "' leads to ", *address,
       ", which only this machine reaches; give the address of rank 0's machine, or name an "
       "interface in GLOO_SOCKET_IFNAME (this machine has ",
@@ -96,12 +96,12 @@ c10::intrusive_ptr<c10d::Backend> make_gloo_backend(const c10::intrusive_ptr<c10
   } catch (const Error&) {
     throw;
   } catch (const c10::Error& error) {
-    raise<EnvironmentError>(kWhere, "rank ", launch.rank, " of ", launch.world_size,
+    raise<EnvironmentError>(kGlooBackendWhere, "rank ", launch.rank, " of ", launch.world_size,
                             " must be connected with the others by Gloo, but that fails (",
                             error.what_without_backtrace(),
                             "); look for a rank that did not start, or for a firewall");
   } catch (const std::exception& error) {
-    raise<EnvironmentError>(kWhere, "rank ", launch.rank, " of ", launch.world_size,
+    raise<EnvironmentError>(kGlooBackendWhere, "rank ", launch.rank, " of ", launch.world_size,
                             " must be connected with the others by Gloo, but that fails (",
                             error.what(),
                             "); look for a rank that did not start, or for a firewall");

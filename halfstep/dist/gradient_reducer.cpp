@@ -19,10 +19,11 @@ namespace halfstep::dist {
 
 namespace {
 
-constexpr const char* kWhere = "GradientReducer";
+constexpr const char* kGradientReducerWhere = "GradientReducer";
 
 int64_t cap_bytes(const DistributedDataParallelOptions& options) {
-  HALFSTEP_CHECK_USAGE(options.bucket_cap_mb() > 0 && options.bucket_cap_mb() < 1 << 20, kWhere,
+  HALFSTEP_CHECK_USAGE(options.bucket_cap_mb() > 0 && options.bucket_cap_mb() < 1 << 20,
+                       kGradientReducerWhere,
                        "bucket_cap_mb must be above 0 and below 2^20, but got ",
                        options.bucket_cap_mb(), "; 25 is the default");
   return std::max<int64_t>(1, static_cast<int64_t>(options.bucket_cap_mb() * 1024 * 1024));
@@ -30,13 +31,13 @@ int64_t cap_bytes(const DistributedDataParallelOptions& options) {
 
 void check_parameter(const std::string& name, const at::Tensor& parameter,
                      const at::Tensor& first) {
-  HALFSTEP_CHECK_USAGE(parameter.device() == first.device(), kWhere,
+  HALFSTEP_CHECK_USAGE(parameter.device() == first.device(), kGradientReducerWhere,
                        "all parameters must be on one device, but got '", name, "' on ",
                        parameter.device(), " and others on ", first.device(),
                        "; move the model with to(device)");
   const auto dtype = optim::gradient_dtype(parameter);
   HALFSTEP_CHECK_USAGE(
-      dtype == parameter.scalar_type(), kWhere,
+      dtype == parameter.scalar_type(), kGradientReducerWhere,
       "gradients must have their parameter's dtype to be exchanged, but those of '", name, "' are ",
       dtype_name(dtype), " (set_gradient_dtype) and it is ", dtype_name(parameter.scalar_type()),
       "; leave that out, and take gradient_compression for less traffic");
@@ -54,7 +55,7 @@ GradientReducer::GradientReducer(const NamedTensors& parameters, ProcessGroup& g
     parameters_.push_back(item.value());
     check_parameter(item.key(), item.value(), parameters_.front());
   }
-  HALFSTEP_CHECK_USAGE(!parameters_.empty(), kWhere,
+  HALFSTEP_CHECK_USAGE(!parameters_.empty(), kGradientReducerWhere,
                        "there must be a parameter that requires gradients, but there is none; make "
                        "the reducer before they are frozen, or none");
   check_same_form(group_, parameters, "the parameters");
@@ -98,7 +99,7 @@ void GradientReducer::keep_hooks() {
     HALFSTEP_CHECK_USAGE(
         parameter.sizes() == sizes_[i] && parameter.scalar_type() == kinds_[i].dtype() &&
             parameter.device() == kinds_[i].device(),
-        kWhere, "parameters must stay what they were, but '", names_[i], "' is ",
+        kGradientReducerWhere, "parameters must stay what they were, but '", names_[i], "' is ",
         dtype_name(parameter.scalar_type()), " ", parameter.sizes(), " on ", parameter.device(),
         " now; change the model first, and make the reducer then");
     impl::set_grad_accumulator(parameter, halfstep::detail::weak_node(accumulators_[i]));
@@ -129,10 +130,10 @@ void GradientReducer::prepare_for_forward() {
 }
 
 void GradientReducer::prepare_for_backward(const std::vector<at::Tensor>& outputs) {
-  HALFSTEP_CHECK_USAGE(halfstep::detail::Recorder::current() == nullptr, kWhere,
+  HALFSTEP_CHECK_USAGE(halfstep::detail::Recorder::current() == nullptr, kGradientReducerWhere,
                        "a step that a Graph records must do all by operations, but gradients are "
                        "exchanged by hooks of backward; train it without a Graph");
-  HALFSTEP_CHECK_USAGE(!has_other_hooks(), kWhere,
+  HALFSTEP_CHECK_USAGE(!has_other_hooks(), kGradientReducerWhere,
                        "weights must not be given other memory (torch::load, set_data) between "
                        "the reducer's last step and a forward, but were, so LibTorch has dropped "
                        "the hooks on them; call keep_hooks() before that forward");
@@ -164,7 +165,8 @@ void GradientReducer::explain(const std::string& message) const {
   const auto colon = place == message.npos ? place : message.find(':', place);
   if (colon == message.npos)
     halfstep::detail::raise<UsageError>(
-        kWhere, "each prepared backward must end before the next, but LibTorch says: ", message,
+        kGradientReducerWhere,
+        "each prepared backward must end before the next, but LibTorch says: ", message,
         "; call backward() once for each prepare_for_backward");
   std::istringstream numbers(message.substr(colon + 1));
   std::string missing;
@@ -172,8 +174,9 @@ void GradientReducer::explain(const std::string& message) const {
   while (numbers >> index && index < names_.size())
     missing += (missing.empty() ? "'" : ", '") + names_[index] + "'";
   halfstep::detail::raise<UsageError>(
-      kWhere, "every parameter must take part in the loss on every rank, but on rank ",
-      group_.rank(), " these got no gradient: ", missing.empty() ? "(unknown)" : missing,
+      kGradientReducerWhere,
+      "every parameter must take part in the loss on every rank, but on rank ", group_.rank(),
+      " these got no gradient: ", missing.empty() ? "(unknown)" : missing,
       "; set find_unused_parameters(true), or freeze them (requires_grad_(false)) before");
 }
 

@@ -17,26 +17,28 @@ namespace halfstep::dist {
 
 namespace {
 
-constexpr const char* kWhere = "ProcessGroup";
+constexpr const char* kProcessGroupWhere = "ProcessGroup";
 
 void check(const ProcessGroupOptions& options) {
   const auto& launch = options.launch();
   HALFSTEP_CHECK_USAGE(
-      launch.world_size >= 1 && launch.rank >= 0 && launch.rank < launch.world_size, kWhere,
-      "a rank must be from 0 to world_size - 1, but got rank ", launch.rank, " of ",
-      launch.world_size, "; set RANK and WORLD_SIZE, or start it with a launcher");
+      launch.world_size >= 1 && launch.rank >= 0 && launch.rank < launch.world_size,
+      kProcessGroupWhere, "a rank must be from 0 to world_size - 1, but got rank ", launch.rank,
+      " of ", launch.world_size, "; set RANK and WORLD_SIZE, or start it with a launcher");
   HALFSTEP_CHECK_USAGE(launch.local_world_size >= 1 && launch.local_rank >= 0 &&
                            launch.local_rank < launch.local_world_size &&
                            launch.local_world_size <= launch.world_size,
-                       kWhere, "a local rank must be from 0 to local_world_size - 1, but got ",
+                       kProcessGroupWhere,
+                       "a local rank must be from 0 to local_world_size - 1, but got ",
                        launch.local_rank, " of ", launch.local_world_size, " (world_size ",
                        launch.world_size, "); set LOCAL_RANK and LOCAL_WORLD_SIZE");
-  HALFSTEP_CHECK_USAGE(launch.world_size == 1 || launch.master_port != 0, kWhere,
+  HALFSTEP_CHECK_USAGE(launch.world_size == 1 || launch.master_port != 0, kProcessGroupWhere,
                        "ranks must meet at a port from 1 to 65535, but got 0; set MASTER_PORT");
-  HALFSTEP_CHECK_USAGE(options.timeout().count() > 0 && options.join_timeout().count() > 0, kWhere,
-                       "time-outs must be above 0, but got ", options.timeout().count(), " and ",
-                       options.join_timeout().count(), " ms; leave them out for the defaults");
-  HALFSTEP_CHECK_USAGE(options.lost_after() >= std::chrono::seconds(3), kWhere,
+  HALFSTEP_CHECK_USAGE(options.timeout().count() > 0 && options.join_timeout().count() > 0,
+                       kProcessGroupWhere, "time-outs must be above 0, but got ",
+                       options.timeout().count(), " and ", options.join_timeout().count(),
+                       " ms; leave them out for the defaults");
+  HALFSTEP_CHECK_USAGE(options.lost_after() >= std::chrono::seconds(3), kProcessGroupWhere,
                        "lost_after must be at least 3 seconds, but got ",
                        options.lost_after().count(),
                        " ms; signs of life come twice a second: allow for a busy machine");
@@ -127,13 +129,13 @@ void ProcessGroup::fail(const std::exception_ptr& error) {
   }
   auto failure = watch_->look_closer();
   watch_->report({failure.rank < 0 ? rank() : failure.rank, failure.text});
-  HALFSTEP_CHECK_ENVIRONMENT(failure.rank >= 0, kWhere,
+  HALFSTEP_CHECK_ENVIRONMENT(failure.rank >= 0, kProcessGroupWhere,
                              "an exchange between ranks must end, but on rank ", rank(),
                              " it broke off (", text, "); ", failure.text,
                              ": raise the time-out, or look for calls that not all ranks make");
-  halfstep::detail::raise<EnvironmentError>(kWhere, "all ranks must go on together, but rank ",
-                                            failure.rank, " failed: ", failure.text, " (rank ",
-                                            rank(), " noticed: ", text, ")");
+  halfstep::detail::raise<EnvironmentError>(
+      kProcessGroupWhere, "all ranks must go on together, but rank ", failure.rank,
+      " failed: ", failure.text, " (rank ", rank(), " noticed: ", text, ")");
 }
 
 }  // namespace halfstep::dist

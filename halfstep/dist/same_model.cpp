@@ -12,7 +12,7 @@ namespace halfstep::dist {
 
 namespace {
 
-constexpr const char* kWhere = "DistributedDataParallel";
+constexpr const char* kSameModelWhere = "DistributedDataParallel";
 // As Python's: one exchange for many small tensors.
 constexpr size_t kBroadcastBytes = size_t{250} << 20;
 
@@ -41,14 +41,14 @@ void check_same_form(ProcessGroup& group, const NamedTensors& tensors, const std
     form +=
         c10::str(item.key(), " ", item.value().sizes(), " ", dtype_name(item.value().scalar_type()),
                  item.value().requires_grad() ? "" : ", frozen", "\n");
-  group.check_same(kWhere, what, form, "build the same model on every rank");
+  group.check_same(kSameModelWhere, what, form, "build the same model on every rank");
 }
 
 void check_same_values(ProcessGroup& group, const NamedTensors& tensors, const std::string& what) {
   std::string sums;
   for (const auto& item : tensors)
     sums += c10::str(item.key(), " with checksum ", checksum(item.value()), "\n");
-  group.check_same(kWhere, what, sums,
+  group.check_same(kSameModelWhere, what, sums,
                    "let only the exchanged gradients move them, or broadcast rank 0's");
 }
 

@@ -13,7 +13,7 @@ namespace halfstep::detail {
 
 namespace {
 
-constexpr const char* kWhere = "ProcessGroup";
+constexpr const char* kStoreWhere = "ProcessGroup";
 
 c10d::TCPStoreOptions store_options(const dist::LaunchEnvironment& launch,
                                     std::chrono::milliseconds timeout) {
@@ -39,13 +39,14 @@ c10::intrusive_ptr<c10d::Store> connect(const dist::LaunchEnvironment& launch,
 // Two processes with one number would make a job of wrong sums: a RANK given twice, or a second job
 // that came to the store of a first one.
 void check_alone(c10d::Store& store, const dist::LaunchEnvironment& launch) {
-  HALFSTEP_CHECK_ENVIRONMENT(store.add(c10::str("halfstep/joined/", launch.rank), 1) == 1, kWhere,
+  HALFSTEP_CHECK_ENVIRONMENT(store.add(c10::str("halfstep/joined/", launch.rank), 1) == 1,
+                             kStoreWhere,
                              "each rank must be one process, but another one has joined as rank ",
                              launch.rank, " at ", launch.master_addr, ":", launch.master_port,
                              "; give each process its own RANK, and each job its own MASTER_PORT");
   const auto size = std::to_string(launch.world_size);
   const auto agreed = store.compareSet("halfstep/world_size", "", size);
-  HALFSTEP_CHECK_ENVIRONMENT(agreed == size, kWhere, "all ranks must be of one job, but rank ",
+  HALFSTEP_CHECK_ENVIRONMENT(agreed == size, kStoreWhere, "all ranks must be of one job, but rank ",
                              launch.rank, " was started for ", size, " ranks and others at ",
                              launch.master_addr, ":", launch.master_port, " for ", agreed,
                              "; give all the same WORLD_SIZE, and each job its own MASTER_PORT");
@@ -69,7 +70,7 @@ void wait_for_all(c10d::Store& store, const dist::LaunchEnvironment& launch,
     if (store.check({keys[static_cast<size_t>(rank)]})) continue;
     if (++count <= 8) missing += c10::str(count == 1 ? "" : ", ", rank);
   }
-  raise<EnvironmentError>(kWhere, "all ", launch.world_size, " ranks must join within ",
+  raise<EnvironmentError>(kStoreWhere, "all ", launch.world_size, " ranks must join within ",
                           static_cast<double>(timeout.count()) / 1000, " s, but ",
                           count == 1 ? "rank " : "ranks ", missing, count > 8 ? ", …" : "",
                           " did not; look at their own messages, and whether each reaches ",
@@ -96,10 +97,10 @@ c10::intrusive_ptr<c10d::Store> open_store(const dist::LaunchEnvironment& launch
     store = connect(launch, options);
   } catch (const c10::Error& error) {
     const std::string why = error.what_without_backtrace();
-    HALFSTEP_CHECK_ENVIRONMENT(why.find("EADDRINUSE") == why.npos, kWhere,
+    HALFSTEP_CHECK_ENVIRONMENT(why.find("EADDRINUSE") == why.npos, kStoreWhere,
                                "rank 0 must listen on port ", launch.master_port,
                                ", but another program does; choose a free MASTER_PORT");
-    raise<EnvironmentError>(kWhere, "rank ", launch.rank, " must reach rank 0 at ",
+    raise<EnvironmentError>(kStoreWhere, "rank ", launch.rank, " must reach rank 0 at ",
                             launch.master_addr, ":", launch.master_port, ", but does not within ",
                             static_cast<double>(timeout.count()) / 1000, " s (", why,
                             "); check MASTER_ADDR, MASTER_PORT and that rank 0 runs");
@@ -108,7 +109,7 @@ c10::intrusive_ptr<c10d::Store> open_store(const dist::LaunchEnvironment& launch
     check_alone(*store, launch);
     wait_for_all(*store, launch, timeout);
   } catch (const c10::Error& error) {
-    raise<EnvironmentError>(kWhere, "rank 0 must stay until all have joined, but at ",
+    raise<EnvironmentError>(kStoreWhere, "rank 0 must stay until all have joined, but at ",
                             launch.master_addr, ":", launch.master_port, " it went away (",
                             error.what_without_backtrace(), "); look at its own message");
   }

@@ -15,7 +15,7 @@ namespace halfstep::detail {
 
 namespace {
 
-constexpr const char* kWhere = "Graph";
+constexpr const char* kRecorderWhere = "Graph";
 
 /// An argument without its tensors: what is the same in each replay.
 c10::IValue without_tensors(const c10::IValue& value) {
@@ -190,7 +190,7 @@ ValueId Recorder::add_alias(const at::Tensor& tensor, ValueId of) {
 }
 
 void Recorder::fail(const std::string& message) {
-  if (error_.empty()) error_ = c10::str("[", kWhere, "] ", message);
+  if (error_.empty()) error_ = c10::str("[", kRecorderWhere, "] ", message);
   throw UsageError(error_);
 }
 

@@ -12,7 +12,7 @@ namespace halfstep::optim {
 using torch::optim::OptimizerParamGroup;
 
 namespace {
-const AdagradOptions& own(const FusedOptions& options) {
+const AdagradOptions& adagrad_options(const FusedOptions& options) {
   return static_cast<const AdagradOptions&>(options);
 }
 }  // namespace
@@ -41,19 +41,19 @@ void Adagrad::fill_state(FusedState& state, const at::Tensor& parameter, c10::Sc
   if (!state.step.defined())
     state.step = at::zeros({}, parameter.options().dtype(c10::kFloat).requires_grad(false));
   if (!state.buffers[0].defined())
-    state.buffers[0] =
-        detail::buffer_like(parameter, dtype).fill_(own(options).initial_accumulator_value());
+    state.buffers[0] = detail::buffer_like(parameter, dtype)
+                           .fill_(adagrad_options(options).initial_accumulator_value());
 }
 
 void Adagrad::call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const {
-  const auto& adagrad = own(options);
+  const auto& adagrad = adagrad_options(options);
   at::_fused_adagrad_(batch.parameters, batch.gradients, batch.buffers[0], batch.steps,
                       adagrad.lr(), adagrad.lr_decay(), adagrad.weight_decay(), adagrad.eps(),
                       adagrad.maximize(), batch.grad_scale, batch.found_inf);
 }
 
 detail::StepRule Adagrad::make_rule(const FusedOptions& options, double step, bool) const {
-  const auto& adagrad = own(options);
+  const auto& adagrad = adagrad_options(options);
   return detail::AdagradRule{
       .rate = static_cast<float>(adagrad.lr() / (1 + (step - 1) * adagrad.lr_decay())),
       .eps = static_cast<float>(adagrad.eps()),
@@ -69,7 +69,7 @@ bool Adagrad::aten_is_wrong(c10::ScalarType dtype) const {
 }
 
 float Adagrad::direction(const FusedOptions& options) const {
-  return own(options).maximize() ? -1 : 1;
+  return adagrad_options(options).maximize() ? -1 : 1;
 }
 
 void Adagrad::save(torch::serialize::OutputArchive& archive) const {

@@ -43,22 +43,23 @@ OneCycleOptions& OneCycleOptions::three_phase(bool value) {
 
 namespace {
 
-constexpr const char* kWhere = "one_cycle_lr";
+constexpr const char* kOneCycleWhere = "one_cycle_lr";
 
 void check_positive(double value, const char* key) {
-  HALFSTEP_CHECK_USAGE(value > 0 && std::isfinite(value), kWhere, key,
+  HALFSTEP_CHECK_USAGE(value > 0 && std::isfinite(value), kOneCycleWhere, key,
                        " must be above 0 and finite, but got ", value);
 }
 
 void check_momentum(double value, const char* key) {
-  HALFSTEP_CHECK_USAGE(value >= 0 && value < 1, kWhere, key, " must be in [0, 1), but got ", value);
+  HALFSTEP_CHECK_USAGE(value >= 0 && value < 1, kOneCycleWhere, key, " must be in [0, 1), but got ",
+                       value);
 }
 
 void validate(const OneCycleOptions& options) {
   check_positive(options.max_lr(), "max_lr");
-  HALFSTEP_CHECK_USAGE(options.total_steps() >= 1, kWhere,
+  HALFSTEP_CHECK_USAGE(options.total_steps() >= 1, kOneCycleWhere,
                        "total_steps must be at least 1, but got ", options.total_steps());
-  HALFSTEP_CHECK_USAGE(options.pct_start() >= 0 && options.pct_start() <= 1, kWhere,
+  HALFSTEP_CHECK_USAGE(options.pct_start() >= 0 && options.pct_start() <= 1, kOneCycleWhere,
                        "pct_start must be in [0, 1], but got ", options.pct_start());
   check_positive(options.div_factor(), "div_factor");
   check_positive(options.final_div_factor(), "final_div_factor");

@@ -11,7 +11,7 @@ namespace halfstep::optim {
 using torch::optim::OptimizerParamGroup;
 
 namespace {
-const SGDOptions& own(const FusedOptions& options) {
+const SGDOptions& sgd_options(const FusedOptions& options) {
   return static_cast<const SGDOptions&>(options);
 }
 }  // namespace
@@ -39,12 +39,12 @@ std::unique_ptr<FusedState> SGD::make_state() const {
 void SGD::fill_state(FusedState& state, const at::Tensor& parameter, c10::ScalarType dtype,
                      const FusedOptions& options) const {
   // Zeros, not uninitialised memory: on CUDA a skipped first step leaves them in place.
-  if (own(options).momentum() != 0 && !state.buffers[0].defined())
+  if (sgd_options(options).momentum() != 0 && !state.buffers[0].defined())
     state.buffers[0] = detail::buffer_like(parameter, dtype);
 }
 
 void SGD::call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const {
-  const auto& sgd = own(options);
+  const auto& sgd = sgd_options(options);
   at::_fused_sgd_(batch.parameters, batch.gradients,
                   sgd.momentum() != 0 ? at::TensorList(batch.buffers[0]) : at::TensorList(),
                   sgd.weight_decay(), sgd.momentum(), sgd.lr(), sgd.dampening(), sgd.nesterov(),
@@ -52,7 +52,7 @@ void SGD::call_aten(const detail::FusedBatch& batch, const FusedOptions& options
 }
 
 detail::StepRule SGD::make_rule(const FusedOptions& options, double, bool is_first_step) const {
-  const auto& sgd = own(options);
+  const auto& sgd = sgd_options(options);
   return detail::SgdRule{.rate = static_cast<float>(sgd.lr()),
                          .momentum = static_cast<float>(sgd.momentum()),
                          .one_minus_dampening = static_cast<float>(1 - sgd.dampening()),
@@ -62,7 +62,7 @@ detail::StepRule SGD::make_rule(const FusedOptions& options, double, bool is_fir
 }
 
 std::size_t SGD::uses_buffers(const FusedOptions& options) const {
-  return own(options).momentum() != 0 ? 1 : 0;
+  return sgd_options(options).momentum() != 0 ? 1 : 0;
 }
 
 bool SGD::aten_is_wrong(c10::ScalarType dtype) const {
@@ -70,16 +70,16 @@ bool SGD::aten_is_wrong(c10::ScalarType dtype) const {
 }
 
 float SGD::direction(const FusedOptions& options) const {
-  return own(options).maximize() ? -1 : 1;
+  return sgd_options(options).maximize() ? -1 : 1;
 }
 
 bool SGD::first_step_differs(const FusedOptions& options) const {
-  return own(options).momentum() != 0;
+  return sgd_options(options).momentum() != 0;
 }
 
 bool SGD::drops_skipped_first_step(const FusedOptions& options) const {
   // Without dampening, going on from zeros is the first step's rule.
-  return own(options).dampening() != 0;
+  return sgd_options(options).dampening() != 0;
 }
 
 void SGD::save(torch::serialize::OutputArchive& archive) const {

@@ -12,7 +12,7 @@ namespace halfstep {
 
 namespace {
 
-constexpr const char* kWhere = "AmpOptimWrapper";
+constexpr const char* kAmpOptimWrapperWhere = "AmpOptimWrapper";
 constexpr const char* kLossScaler = "loss_scaler";
 constexpr const char* kFallenTo = "fallen_to";
 
@@ -20,14 +20,14 @@ c10::DeviceType device_type_of(const OptimWrapper& wrapper) {
   for (const auto& group : wrapper.param_groups())
     if (!group.params().empty()) return group.params().front().device().type();
   halfstep::detail::raise<UsageError>(
-      kWhere,
+      kAmpOptimWrapperWhere,
       "the optimizer must have parameters, whose device is autocast's, but has none; make "
       "the wrapper after they are added");
 }
 
 c10::ScalarType dtype_of(const AmpOptimWrapperOptions& options, c10::DeviceType device_type) {
   const auto dtype = options.dtype().value_or(at::autocast::get_autocast_dtype(device_type));
-  HALFSTEP_CHECK_USAGE(is_low_precision(dtype), kWhere,
+  HALFSTEP_CHECK_USAGE(is_low_precision(dtype), kAmpOptimWrapperWhere,
                        "dtype must be float16 or bfloat16, but got ", dtype_name(dtype),
                        "; for full precision use OptimWrapper");
   return dtype;
@@ -42,7 +42,7 @@ GradScalerOptions scaler_options(const AmpOptimWrapperOptions& options, c10::Dev
     result = dialects::mmcv_static(*scale);
   } else {
     const auto& word = std::get<std::string>(options.loss_scale());
-    HALFSTEP_CHECK_USAGE(word == "dynamic", kWhere,
+    HALFSTEP_CHECK_USAGE(word == "dynamic", kAmpOptimWrapperWhere,
                          "loss_scale must be \"dynamic\", a number or GradScalerOptions, but got "
                          "\"",
                          word, "\"; \"dynamic\" is the default");

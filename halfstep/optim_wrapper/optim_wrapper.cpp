@@ -18,7 +18,7 @@ namespace halfstep {
 
 namespace {
 
-constexpr const char* kWhere = "OptimWrapper";
+constexpr const char* kOptimWrapperWhere = "OptimWrapper";
 
 /// Clipping in the kernel of a fused optimizer for one step, however it ends.
 class LentClip {
@@ -44,13 +44,14 @@ std::shared_ptr<torch::optim::Optimizer> unowned(torch::optim::Optimizer& optimi
 }
 
 void check_optimizer(torch::optim::Optimizer* optimizer, const OptimWrapperOptions& options) {
-  HALFSTEP_CHECK_USAGE(optimizer != nullptr, kWhere,
+  HALFSTEP_CHECK_USAGE(optimizer != nullptr, kOptimWrapperWhere,
                        "the optimizer must be one, but got null; make it first");
-  HALFSTEP_CHECK_USAGE(dynamic_cast<torch::optim::LBFGS*>(optimizer) == nullptr, kWhere,
+  HALFSTEP_CHECK_USAGE(dynamic_cast<torch::optim::LBFGS*>(optimizer) == nullptr, kOptimWrapperWhere,
                        "an optimizer must step without a closure, but got LBFGS; use "
                        "GradScaler::step, which takes its closure");
   const auto* fused = dynamic_cast<optim::FusedOptimizer*>(optimizer);
-  HALFSTEP_CHECK_USAGE(fused == nullptr || !options.clip_grad() || !fused->clips(), kWhere,
+  HALFSTEP_CHECK_USAGE(fused == nullptr || !options.clip_grad() || !fused->clips(),
+                       kOptimWrapperWhere,
                        "gradients must be clipped in one place, but got clip_grad for an optimizer "
                        "with clip_norm or clip_value of its own; leave one out");
 }
@@ -70,7 +71,7 @@ OptimWrapper::OptimWrapper(torch::optim::Optimizer& optimizer, const OptimWrappe
 OptimWrapper::OptimWrapper(std::shared_ptr<torch::optim::Optimizer> optimizer,
                            const OptimWrapperOptions& options)
     : optimizer_(std::move(optimizer)), options_(options) {
-  options_.validate(kWhere);
+  options_.validate(kOptimWrapperWhere);
   check_optimizer(optimizer_.get(), options_);
   if (param_groups().size() > 1) base_settings_ = optimizer_->defaults().clone();
 }

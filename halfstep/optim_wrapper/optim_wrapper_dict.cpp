@@ -9,7 +9,7 @@ namespace halfstep {
 
 namespace {
 
-constexpr const char* kWhere = "OptimWrapperDict";
+constexpr const char* kOptimWrapperDictWhere = "OptimWrapperDict";
 
 std::string list_of(const std::vector<std::string>& names) {
   std::string text;
@@ -23,13 +23,13 @@ OptimWrapperDict::OptimWrapperDict(std::initializer_list<NamedWrapper> wrappers)
     : OptimWrapperDict(std::vector<NamedWrapper>(wrappers)) {}
 
 OptimWrapperDict::OptimWrapperDict(const std::vector<NamedWrapper>& wrappers) {
-  HALFSTEP_CHECK_USAGE(!wrappers.empty(), kWhere,
+  HALFSTEP_CHECK_USAGE(!wrappers.empty(), kOptimWrapperDictWhere,
                        "there must be wrappers, but got none; name at least one");
   for (const auto& [name, wrapper] : wrappers) {
-    HALFSTEP_CHECK_USAGE(wrapper != nullptr, kWhere, "each must be an OptimWrapper, but '", name,
-                         "' is null; make it first");
+    HALFSTEP_CHECK_USAGE(wrapper != nullptr, kOptimWrapperDictWhere,
+                         "each must be an OptimWrapper, but '", name, "' is null; make it first");
     HALFSTEP_CHECK_USAGE(!name.empty() && name.find('.') == name.npos && !wrappers_.contains(name),
-                         kWhere,
+                         kOptimWrapperDictWhere,
                          "each wrapper must have a name of its own without a dot, but got '", name,
                          "'; choose another");
     wrappers_.insert(name, wrapper);
@@ -41,7 +41,7 @@ OptimWrapperDict::~OptimWrapperDict() = default;
 namespace {
 [[noreturn]] void refuse(const OptimWrapperDict& dict, const char* call) {
   halfstep::detail::raise<UsageError>(
-      c10::str(kWhere, "::", call).c_str(), call,
+      c10::str(kOptimWrapperDictWhere, "::", call).c_str(), call,
       " should be called of one wrapper, but got a call for all of ", list_of(dict.keys()),
       "; take one by its name, as in wrappers[\"", dict.keys().front(), "\"].", call, "(…)");
 }
@@ -97,7 +97,8 @@ OptimWrapper& OptimWrapperDict::operator[](const std::string& name) {
   if (!contains(name)) {
     const auto suggestion = suggest(name, keys());
     halfstep::detail::raise<UsageError>(
-        kWhere, "a name must be one of ", list_of(keys()), ", but got '", name, "'; ",
+        kOptimWrapperDictWhere, "a name must be one of ", list_of(keys()), ", but got '", name,
+        "'; ",
         suggestion.empty() ? "make a wrapper of that name, too (in a config a key of "
                              "optim_wrapper)"
                            : suggestion.c_str());

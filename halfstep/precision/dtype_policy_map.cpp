@@ -11,7 +11,7 @@ namespace halfstep {
 
 namespace {
 
-constexpr const char* kWhere = "DtypePolicyMap";
+constexpr const char* kDtypePolicyMapWhere = "DtypePolicyMap";
 
 /// Keras' name, or jmp's text for a policy that Keras has no name for.
 DtypePolicy of_name(const std::string& name) {
@@ -28,22 +28,22 @@ DtypePolicyMap::DtypePolicyMap(std::optional<DtypePolicy> default_policy,
 
 DtypePolicyMap& DtypePolicyMap::add(const std::string& key, const DtypePolicy& policy) {
   for (const auto& [known, its] : entries_)
-    HALFSTEP_CHECK_USAGE(known != key, kWhere, "a key must be added once, but got '", key,
-                         "', which is there with ", its.name(), "; pop it first");
-  patterns_.emplace_back(kWhere, key);
+    HALFSTEP_CHECK_USAGE(known != key, kDtypePolicyMapWhere, "a key must be added once, but got '",
+                         key, "', which is there with ", its.name(), "; pop it first");
+  patterns_.emplace_back(kDtypePolicyMapWhere, key);
   entries_.emplace_back(key, policy);
   return *this;
 }
 
 DtypePolicy DtypePolicyMap::get(const std::string& path) const {
-  const auto match = detail::match_path(kWhere, path, patterns_);
+  const auto match = detail::match_path(kDtypePolicyMapWhere, path, patterns_);
   return match ? entries_[*match].second : default_policy();
 }
 
 DtypePolicy DtypePolicyMap::pop(const std::string& key) {
   const auto found = std::find_if(entries_.begin(), entries_.end(),
                                   [&](const Entry& entry) { return entry.first == key; });
-  HALFSTEP_CHECK_USAGE(found != entries_.end(), kWhere,
+  HALFSTEP_CHECK_USAGE(found != entries_.end(), kDtypePolicyMapWhere,
                        "a key must be there to be taken, but got '", key,
                        "'; ask contains() first");
   const auto policy = found->second;
@@ -84,11 +84,11 @@ OpPolicy DtypePolicyMap::applied_to(OpPolicy policy) const {
   std::optional<Entry> low;
   for (const auto& entry : entries_) {
     const auto dtype = entry.second.compute_dtype();
-    HALFSTEP_CHECK_USAGE(dtype != c10::kDouble, kWhere,
+    HALFSTEP_CHECK_USAGE(dtype != c10::kDouble, kDtypePolicyMapWhere,
                          "a rule by module computes in 16 bits or float32, but '", entry.first,
                          "' computes in float64; put a PolicyLayer around it");
     if (is_low_precision(dtype)) {
-      HALFSTEP_CHECK_USAGE(!low || low->second.compute_dtype() == dtype, kWhere,
+      HALFSTEP_CHECK_USAGE(!low || low->second.compute_dtype() == dtype, kDtypePolicyMapWhere,
                            "the keys must compute in one 16-bit dtype to share a region, but '",
                            low->first, "' computes in ", dtype_name(low->second.compute_dtype()),
                            " and '", entry.first, "' in ", dtype_name(dtype),

@@ -4,7 +4,6 @@
 
 #include <functional>
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/nn/functional.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/linear.h>
@@ -13,6 +12,7 @@
 #include <torch/nn/utils/rnn.h>
 
 #include "tests/apex/amp_case.h"
+#include "tests/support/devices.h"
 #include "tests/support/errors.h"
 
 namespace halfstep::testing {
@@ -22,16 +22,6 @@ namespace F = torch::nn::functional;
 namespace {
 
 enum class Expect { low, float32, as_input };
-
-/// Whether LSTM layers run in bfloat16 here.
-bool has_low_lstm(c10::DeviceType device_type) {
-  if (device_type != torch::kCPU) return true;
-  torch::jit::Stack supported;
-  c10::Dispatcher::singleton()
-      .findSchemaOrThrow("mkldnn::_is_mkldnn_bf16_supported", "")
-      .callBoxed(supported);
-  return supported.at(0).toBool();
-}
 
 }  // namespace
 
@@ -249,8 +239,7 @@ TEST_P(ApexCasts, RnnCellsAreLow) {
 // Difference from Apex: a GRU layer on a CPU gives the hidden state's dtype, as there it is made of
 // single ops.
 TEST_P(ApexCasts, RnnLayersAreLow) {
-  if (!has_low_lstm(GetParam()))
-    GTEST_SKIP() << "SKIPPED, NOTHING WAS TESTED: this CPU has no LSTM in bfloat16";
+  HALFSTEP_REQUIRE_BFLOAT16_LSTM(GetParam());
   const auto amp = apex::initialize({}, {}, AmpOptions(OptLevel::O1).half_dtype(bf16));
   for (const auto& [layers, bidirectional] : {std::pair{1, false}, {2, false}, {2, true}}) {
     const auto configured = [&, layers = layers, both = bidirectional](auto options) {

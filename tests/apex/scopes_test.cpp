@@ -13,8 +13,8 @@ namespace halfstep::testing {
 namespace {
 
 /// A model with an optimizer and, where the level's scale is dynamic, scales of 4.
-struct Case {
-  Case(c10::Device device, OptLevel level, int64_t num_losses = 1)
+struct ScopeCase {
+  ScopeCase(c10::Device device, OptLevel level, int64_t num_losses = 1)
       : model(1, device),
         optimizer(sgd(model.parameters(), 1)),
         amp(apex::initialize(model, optimizer, as_is(level).num_losses(num_losses))) {
@@ -49,7 +49,7 @@ HALFSTEP_ON_EACH_DEVICE(ApexScopes);
 
 TEST_P(ApexScopes, DelayedUnscaling) {
   for (const auto level : {OptLevel::O1, OptLevel::O2}) {
-    Case one(device(), level, 2);
+    ScopeCase one(device(), level, 2);
     one.backward();
     const auto once = one.model.weight0.grad().clone();
     one.backward(kDelay);
@@ -67,7 +67,7 @@ TEST_P(ApexScopes, DelayedUnscaling) {
 }
 
 TEST_P(ApexScopes, DelayForgottenWhenZeroed) {
-  Case one(device(), OptLevel::O2);
+  ScopeCase one(device(), OptLevel::O2);
   one.backward(kDelay);
   one.model.zero_grad();
   one.backward();
@@ -75,7 +75,7 @@ TEST_P(ApexScopes, DelayForgottenWhenZeroed) {
 }
 
 TEST_P(ApexScopes, ExceptionsLeaveGradientsAsTheyWere) {
-  Case one(device(), OptLevel::O2);
+  ScopeCase one(device(), OptLevel::O2);
   one.backward();
   const auto before0 = one.gradient(0).clone(), before1 = one.gradient(1).clone();
   EXPECT_THROW(one.throw_inside(), std::runtime_error);
@@ -103,7 +103,7 @@ TEST_P(ApexScopes, StaticScalesAreNotChecked) {
 
 TEST_P(ApexScopes, AStepInsideIsRefused) {
   for (const auto level : kLevels) {
-    Case one(device(), level);
+    ScopeCase one(device(), level);
     const auto before = one.model.weight0.detach().clone();
     {
       auto scaled = one.amp.scale_loss(one.loss(), one.optimizer);
@@ -155,7 +155,7 @@ TEST_P(ApexScopes, GradientsZeroedBetweenThemStayZero) {
   for (const auto level : {OptLevel::O1, OptLevel::O2}) {
     for (const auto zero : kWaysToZero) {
       for (const bool delay : {false, true}) {
-        Case one(device(), level);
+        ScopeCase one(device(), level);
         one.backward();
         if (delay) one.backward(kDelay);  // the gradients of the first are put aside
         zero_gradients(zero, {one.model}, {one.optimizer});
@@ -168,7 +168,7 @@ TEST_P(ApexScopes, GradientsZeroedBetweenThemStayZero) {
 }
 
 TEST_P(ApexScopes, ZeroGradInsideDropsWhatWasThere) {
-  Case one(device(), OptLevel::O2);
+  ScopeCase one(device(), OptLevel::O2);
   one.backward();
   {
     auto scaled = one.amp.scale_loss(one.loss(), one.optimizer);
@@ -207,7 +207,7 @@ TEST_P(ApexScopes, DelayLeavesUnreachedOptimizersAlone) {
 }
 
 TEST_P(ApexScopes, ExceptionsLeaveDelayedGradientsAsTheyWere) {
-  Case one(device(), OptLevel::O2);
+  ScopeCase one(device(), OptLevel::O2);
   one.backward();
   one.backward(kDelay);
   const auto scaled_before = one.model.weight1.grad().clone();
@@ -220,7 +220,7 @@ TEST_P(ApexScopes, ExceptionsLeaveDelayedGradientsAsTheyWere) {
 
 // The next scope of a loss that made no gradients works.
 TEST_P(ApexScopes, AScopeWithoutBackwardChangesNothing) {
-  Case one(device(), OptLevel::O2);
+  ScopeCase one(device(), OptLevel::O2);
   one.backward();
   const auto before = one.model.weight1.grad().clone();
   EXPECT_ERROR({ auto scaled = one.amp.scale_loss(one.loss(), one.optimizer); }, UsageError,

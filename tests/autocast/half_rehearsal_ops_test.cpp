@@ -31,7 +31,7 @@ void PrintTo(const Case& c, std::ostream* out) {
   *out << c.name;
 }
 
-torch::Tensor half(at::IntArrayRef sizes) {
+torch::Tensor random_half(at::IntArrayRef sizes) {
   return torch::randn(sizes).to(torch::kHalf);
 }
 
@@ -75,13 +75,13 @@ Tensors attended_backward(const Tensors& in, bool is_causal,
 Tensors heads(size_t count) {
   Tensors result;
   // As a model has them: a view of (batch, time, head, width).
-  for (size_t i = 0; i < count; ++i) result.push_back(half({2, 17, 3, 8}).transpose(1, 2));
+  for (size_t i = 0; i < count; ++i) result.push_back(random_half({2, 17, 3, 8}).transpose(1, 2));
   return result;
 }
 
 Tensors lstm_tensors() {
-  return {half({5, 2, 16}), half({32, 16}),  half({32, 8}),  half({32}),
-          half({32}),       half({1, 2, 8}), half({1, 2, 8})};
+  return {random_half({5, 2, 16}), random_half({32, 16}),  random_half({32, 8}),  random_half({32}),
+          random_half({32}),       random_half({1, 2, 8}), random_half({1, 2, 8})};
 }
 
 Tensors lstm_layer(const Tensors& in) {
@@ -113,28 +113,28 @@ torch::Tensor into(torch::Tensor out, const std::function<void(torch::Tensor&)>&
 const Case kCases[] = {
     {"mm",
      [] {
-       return Tensors{half({17, 33}), half({33, 9})};
+       return Tensors{random_half({17, 33}), random_half({33, 9})};
      },
      [](const Tensors& in) { return Tensors{at::mm(in[0], in[1])}; }},
     {"mm_transposed",
      [] {
-       return Tensors{half({33, 17}).t(), half({9, 33}).t()};
+       return Tensors{random_half({33, 17}).t(), random_half({9, 33}).t()};
      },
      [](const Tensors& in) { return Tensors{at::mm(in[0], in[1])}; }},
     {"mm_strided",
      [] {
-       return Tensors{half({34, 99}).slice(0, 0, 34, 2).slice(1, 0, 99, 3),
-                      half({1, 9}).expand({33, 9})};
+       return Tensors{random_half({34, 99}).slice(0, 0, 34, 2).slice(1, 0, 99, 3),
+                      random_half({1, 9}).expand({33, 9})};
      },
      [](const Tensors& in) { return Tensors{at::mm(in[0], in[1])}; }},
     {"mm_empty",
      [] {
-       return Tensors{half({4, 0}), half({0, 3})};
+       return Tensors{random_half({4, 0}), random_half({0, 3})};
      },
      [](const Tensors& in) { return Tensors{at::mm(in[0], in[1])}; }},
     {"mm_out",
      [] {
-       return Tensors{half({17, 33}), half({33, 9})};
+       return Tensors{random_half({17, 33}), random_half({33, 9})};
      },
      [](const Tensors& in) {
        return Tensors{
@@ -145,23 +145,23 @@ const Case kCases[] = {
      2},
     {"addmm",
      [] {
-       return Tensors{half({9}), half({17, 33}), half({33, 9})};
+       return Tensors{random_half({9}), random_half({17, 33}), random_half({33, 9})};
      },
      [](const Tensors& in) { return Tensors{at::addmm(in[0], in[1], in[2])}; }},
     {"addmm_alpha_beta",
      [] {
-       return Tensors{half({17, 9}), half({17, 33}), half({33, 9})};
+       return Tensors{random_half({17, 9}), random_half({17, 33}), random_half({33, 9})};
      },
      [](const Tensors& in) { return Tensors{at::addmm(in[0], in[1], in[2], 0.3, -1.7)}; }},
     {"addmm_beta_0",
      [] {
        return Tensors{torch::full({9}, std::numeric_limits<float>::quiet_NaN(), torch::kHalf),
-                      half({17, 33}), half({33, 9})};
+                      random_half({17, 33}), random_half({33, 9})};
      },
      [](const Tensors& in) { return Tensors{at::addmm(in[0], in[1], in[2], 0)}; }},
     {"addmm_out",
      [] {
-       return Tensors{half({9}), half({17, 33}), half({33, 9})};
+       return Tensors{random_half({9}), random_half({17, 33}), random_half({33, 9})};
      },
      [](const Tensors& in) {
        return Tensors{into(at::empty({9, 17}, in[0].options()).t(),
@@ -169,7 +169,7 @@ const Case kCases[] = {
      }},
     {"addmm_in_place",
      [] {
-       return Tensors{half({17, 9}), half({17, 33}), half({33, 9})};
+       return Tensors{random_half({17, 9}), random_half({17, 33}), random_half({33, 9})};
      },
      [](const Tensors& in) {
        return Tensors{
@@ -179,7 +179,7 @@ const Case kCases[] = {
      2},
     {"addmm_activation",
      [] {
-       return Tensors{half({9}), half({17, 33}), half({33, 9})};
+       return Tensors{random_half({9}), random_half({17, 33}), random_half({33, 9})};
      },
      [](const Tensors& in) {
        return Tensors{at::_addmm_activation(in[0], in[1], in[2]),
@@ -191,12 +191,12 @@ const Case kCases[] = {
      3},
     {"bmm",
      [] {
-       return Tensors{half({5, 17, 33}), half({5, 9, 33}).transpose(1, 2)};
+       return Tensors{random_half({5, 17, 33}), random_half({5, 9, 33}).transpose(1, 2)};
      },
      [](const Tensors& in) { return Tensors{at::bmm(in[0], in[1])}; }},
     {"bmm_out",
      [] {
-       return Tensors{half({5, 17, 33}), half({5, 33, 9})};
+       return Tensors{random_half({5, 17, 33}), random_half({5, 33, 9})};
      },
      [](const Tensors& in) {
        return Tensors{into(at::empty({0}, in[0].options()),
@@ -207,7 +207,7 @@ const Case kCases[] = {
      2},
     {"baddbmm",
      [] {
-       return Tensors{half({1, 17, 9}), half({5, 17, 33}), half({5, 33, 9})};
+       return Tensors{random_half({1, 17, 9}), random_half({5, 17, 33}), random_half({5, 33, 9})};
      },
      [](const Tensors& in) {
        return Tensors{at::baddbmm(in[0], in[1], in[2]), at::baddbmm(in[0], in[1], in[2], 0.3, 2)};
@@ -215,7 +215,7 @@ const Case kCases[] = {
      2},
     {"baddbmm_out",
      [] {
-       return Tensors{half({5, 17, 9}), half({5, 17, 33}), half({5, 33, 9})};
+       return Tensors{random_half({5, 17, 9}), random_half({5, 17, 33}), random_half({5, 33, 9})};
      },
      [](const Tensors& in) {
        return Tensors{
@@ -226,7 +226,7 @@ const Case kCases[] = {
      2},
     {"mv",
      [] {
-       return Tensors{half({17, 33}), half({33})};
+       return Tensors{random_half({17, 33}), random_half({33})};
      },
      [](const Tensors& in) {
        return Tensors{at::mv(in[0], in[1]), into(at::empty({0}, in[0].options()), [&](auto& out) {
@@ -236,12 +236,12 @@ const Case kCases[] = {
      2},
     {"mv_transposed",
      [] {
-       return Tensors{half({33, 17}).t(), half({66}).slice(0, 0, 66, 2)};
+       return Tensors{random_half({33, 17}).t(), random_half({66}).slice(0, 0, 66, 2)};
      },
      [](const Tensors& in) { return Tensors{at::mv(in[0], in[1])}; }},
     {"addmv",
      [] {
-       return Tensors{half({17}), half({17, 33}), half({33})};
+       return Tensors{random_half({17}), random_half({17, 33}), random_half({33})};
      },
      [](const Tensors& in) {
        return Tensors{at::addmv(in[0], in[1], in[2], 0.3, -1.7),
@@ -252,7 +252,7 @@ const Case kCases[] = {
      3},
     {"dot",
      [] {
-       return Tensors{half({1000}), half({1000})};
+       return Tensors{random_half({1000}), random_half({1000})};
      },
      [](const Tensors& in) {
        return Tensors{at::dot(in[0], in[1]), at::vdot(in[0], in[1]),
@@ -264,12 +264,12 @@ const Case kCases[] = {
      4},
     {"conv2d",
      [] {
-       return Tensors{half({3, 4, 11, 9}), half({6, 4, 3, 3})};
+       return Tensors{random_half({3, 4, 11, 9}), random_half({6, 4, 3, 3})};
      },
      [](const Tensors& in) { return Tensors{convolved(in, 1, 1, 1, 1)}; }},
     {"conv2d_bias",
      [] {
-       return Tensors{half({3, 4, 11, 9}), half({6, 4, 3, 3}), half({6})};
+       return Tensors{random_half({3, 4, 11, 9}), random_half({6, 4, 3, 3}), random_half({6})};
      },
      [](const Tensors& in) {
        return Tensors{convolved(in, 2, 0, 1, 1), convolved(in, 1, 2, 2, 1)};
@@ -277,54 +277,58 @@ const Case kCases[] = {
      2},
     {"conv2d_groups",
      [] {
-       return Tensors{half({3, 4, 11, 9}), half({8, 1, 3, 3}), half({8})};
+       return Tensors{random_half({3, 4, 11, 9}), random_half({8, 1, 3, 3}), random_half({8})};
      },
      [](const Tensors& in) { return Tensors{convolved(in, 1, 1, 1, 4)}; }},
     {"conv2d_channels_last",
      [] {
-       return Tensors{half({3, 4, 11, 9}).contiguous(at::MemoryFormat::ChannelsLast),
-                      half({6, 4, 3, 3}).contiguous(at::MemoryFormat::ChannelsLast), half({6})};
+       return Tensors{random_half({3, 4, 11, 9}).contiguous(at::MemoryFormat::ChannelsLast),
+                      random_half({6, 4, 3, 3}).contiguous(at::MemoryFormat::ChannelsLast),
+                      random_half({6})};
      },
      [](const Tensors& in) { return Tensors{convolved(in, 1, 1, 1, 1)}; }},
     {"conv2d_sliced",
      [] {
-       return Tensors{half({3, 8, 22, 9}).slice(1, 0, 8, 2).slice(2, 0, 22, 2), half({6, 4, 3, 3})};
+       return Tensors{random_half({3, 8, 22, 9}).slice(1, 0, 8, 2).slice(2, 0, 22, 2),
+                      random_half({6, 4, 3, 3})};
      },
      [](const Tensors& in) { return Tensors{convolved(in, 1, 1, 1, 1)}; }},
     {"conv1d",
      [] {
-       return Tensors{half({3, 4, 11}), half({6, 4, 3}), half({6})};
+       return Tensors{random_half({3, 4, 11}), random_half({6, 4, 3}), random_half({6})};
      },
      [](const Tensors& in) { return Tensors{at::conv1d(in[0], in[1], in[2])}; }},
     {"conv3d",
      [] {
-       return Tensors{half({2, 4, 5, 6, 7}), half({6, 4, 3, 3, 3}), half({6})};
+       return Tensors{random_half({2, 4, 5, 6, 7}), random_half({6, 4, 3, 3, 3}), random_half({6})};
      },
      [](const Tensors& in) { return Tensors{at::conv3d(in[0], in[1], in[2])}; }},
     {"conv_transpose2d",
      [] {
-       return Tensors{half({3, 4, 6, 5}), half({4, 6, 4, 4}), half({6})};
+       return Tensors{random_half({3, 4, 6, 5}), random_half({4, 6, 4, 4}), random_half({6})};
      },
      [](const Tensors& in) { return Tensors{at::conv_transpose2d(in[0], in[1], in[2], 2, 1)}; }},
     {"convolution_backward",
      [] {
-       return Tensors{half({3, 6, 11, 9}), half({3, 4, 11, 9}), half({6, 4, 3, 3})};
+       return Tensors{random_half({3, 6, 11, 9}), random_half({3, 4, 11, 9}),
+                      random_half({6, 4, 3, 3})};
      },
      [](const Tensors& in) {
        return convolved_backward(in, {true, true, true});
      }},
     {"convolution_backward_of_the_weight_only",
      [] {
-       return Tensors{half({3, 6, 11, 9}), half({3, 4, 11, 9}), half({6, 4, 3, 3})};
+       return Tensors{random_half({3, 6, 11, 9}), random_half({3, 4, 11, 9}),
+                      random_half({6, 4, 3, 3})};
      },
      [](const Tensors& in) {
        return convolved_backward(in, {false, true, false});
      }},
     {"convolution_backward_channels_last",
      [] {
-       return Tensors{half({3, 6, 11, 9}).contiguous(at::MemoryFormat::ChannelsLast),
-                      half({3, 4, 11, 9}).contiguous(at::MemoryFormat::ChannelsLast),
-                      half({6, 4, 3, 3})};
+       return Tensors{random_half({3, 6, 11, 9}).contiguous(at::MemoryFormat::ChannelsLast),
+                      random_half({3, 4, 11, 9}).contiguous(at::MemoryFormat::ChannelsLast),
+                      random_half({6, 4, 3, 3})};
      },
      [](const Tensors& in) {
        return convolved_backward(in, {true, false, true});
@@ -335,12 +339,12 @@ const Case kCases[] = {
      [](const Tensors& in) { return attended(in, true, {}); }},
     {"attention_mask",
      [] {
-       return Tensors{heads(3)[0], heads(3)[0], heads(3)[0], half({17, 17})};
+       return Tensors{heads(3)[0], heads(3)[0], heads(3)[0], random_half({17, 17})};
      },
      [](const Tensors& in) { return attended(in, false, in[3]); }},
     {"attention_float32_mask",
      [] {
-       return Tensors{heads(3)[0], heads(3)[0], heads(3)[0], half({17, 17})};
+       return Tensors{heads(3)[0], heads(3)[0], heads(3)[0], random_half({17, 17})};
      },
      [](const Tensors& in) { return attended(in, false, in[3].to(torch::kFloat)); }},
     {"attention_backward", [] { return heads(4); },
@@ -350,7 +354,7 @@ const Case kCases[] = {
     {"attention_backward_mask",
      [] {
        auto in = heads(4);
-       in.push_back(half({17, 17}));
+       in.push_back(random_half({17, 17}));
        return in;
      },
      [](const Tensors& in) { return attended_backward(in, false, in[4]); }},
@@ -358,7 +362,7 @@ const Case kCases[] = {
     {"lstm_backward",
      [] {
        auto in = lstm_tensors();
-       for (int i = 0; i < 3; ++i) in.push_back(half({i == 0 ? 5 : 1, 2, 8}));
+       for (int i = 0; i < 3; ++i) in.push_back(random_half({i == 0 ? 5 : 1, 2, 8}));
        return in;
      },
      [](const Tensors& in) { return lstm_layer_backward(in); }},

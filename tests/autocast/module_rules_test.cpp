@@ -23,8 +23,8 @@ using testing::expect_same_bits;
 
 namespace {
 
-struct NetImpl : torch::nn::Module {
-  NetImpl() {
+struct RuledNetImpl : torch::nn::Module {
+  RuledNetImpl() {
     body = register_module(
         "body", torch::nn::Sequential(nn::Linear(6, 6), torch::nn::ReLU(),
                                       torch::nn::LayerNorm(torch::nn::LayerNormOptions({6}))));
@@ -37,7 +37,7 @@ struct NetImpl : torch::nn::Module {
   torch::nn::Linear header = nullptr;
   torch::Tensor scale;
 };
-TORCH_MODULE(Net);
+TORCH_MODULE(RuledNet);
 
 }  // namespace
 
@@ -46,7 +46,7 @@ class ModuleRules : public testing::PolicyTest {
   void SetUp() override {
     testing::PolicyTest::SetUp();
     if (IsSkipped()) return;
-    net = Net();
+    net = RuledNet();
     net->to(device());
   }
   OpPolicy float32_head() const {
@@ -57,7 +57,7 @@ class ModuleRules : public testing::PolicyTest {
   /// An op of no parameter.
   c10::ScalarType product() { return at::mm(x, x.t()).scalar_type(); }
 
-  Net net = nullptr;
+  RuledNet net = nullptr;
 };
 HALFSTEP_ON_EACH_DEVICE(ModuleRules);
 
@@ -131,6 +131,7 @@ TEST_P(ModuleRules, ReachLayersThatAutocastLeavesAlone) {
 }
 
 TEST_P(ModuleRules, ReachRecurrentLayersWithTheirListsOfWeights) {
+  HALFSTEP_REQUIRE_BFLOAT16_LSTM(GetParam());
   torch::nn::LSTM lstm(6, 6);
   torch::nn::ModuleList layers(lstm);
   layers->to(device());
@@ -376,7 +377,7 @@ TEST_P(ModuleRules, KnowAModuleFromItsSuccessor) {
 
 // In neither does anything of the other's tree count.
 TEST_P(ModuleRules, AreOfOneTree) {
-  Net other;
+  RuledNet other;
   other->to(device());
   const Autocast autocast(region(float32_head()));
   EXPECT_EQ(other->head->forward(x).scalar_type(), kLow);

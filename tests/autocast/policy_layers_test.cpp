@@ -1,7 +1,6 @@
 // Whole layers in policy regions: those that LibTorch makes of one op with habits of its own.
 #include "halfstep/autocast/autocast.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/torch.h>
 
 #include "tests/support/devices.h"
@@ -13,17 +12,9 @@ using testing::expect_same_bits;
 
 namespace {
 
-constexpr auto kLow = torch::kBFloat16;
+constexpr auto kLayerLow = torch::kBFloat16;
 
 const char* const kPresets[] = {"torch(cpu)", "torch(cuda)", "safe", "mmcv", "apex"};
-
-bool cpu_has_low_lstm() {
-  torch::jit::Stack supported;
-  c10::Dispatcher::singleton()
-      .findSchemaOrThrow("mkldnn::_is_mkldnn_bf16_supported", "")
-      .callBoxed(supported);
-  return supported.at(0).toBool();
-}
 
 template <class Layer>
 std::vector<torch::Tensor> run(Layer& layer, const AutocastOptions& region) {
@@ -43,15 +34,14 @@ std::vector<torch::Tensor> run(Layer& layer, const AutocastOptions& region) {
 
 // On the CPU an LSTM layer is an op that CUDA's list has not.
 TEST(PolicyRnn, LayersOnTheCpuRunAsInStockAutocast) {
-  if (!cpu_has_low_lstm())
-    GTEST_SKIP() << "SKIPPED, NOTHING WAS TESTED: this CPU has no LSTM in bfloat16";
-  const AutocastOptions stock = AutocastOptions(torch::kCPU).dtype(kLow);
+  HALFSTEP_REQUIRE_BFLOAT16_LSTM(torch::kCPU);
+  const AutocastOptions stock = AutocastOptions(torch::kCPU).dtype(kLayerLow);
   torch::manual_seed(3);
   torch::nn::LSTM lstm(torch::nn::LSTMOptions(8, 6).num_layers(2).bidirectional(true));
   torch::nn::GRU gru(torch::nn::GRUOptions(8, 6).num_layers(2));
   const auto lstm_expected = run(lstm, stock);
   const auto gru_expected = run(gru, stock);
-  ASSERT_EQ(lstm_expected.back().scalar_type(), kLow);
+  ASSERT_EQ(lstm_expected.back().scalar_type(), kLayerLow);
   for (const auto* name : kPresets) {
     SCOPED_TRACE(name);
     const auto region = AutocastOptions(stock).policy(OpPolicy::preset(name, torch::kCPU));
@@ -59,7 +49,7 @@ TEST(PolicyRnn, LayersOnTheCpuRunAsInStockAutocast) {
     for (size_t i = 0; i < lstm_got.size(); ++i) expect_same_bits(lstm_got[i], lstm_expected[i]);
     const auto gru_got = run(gru, region);
     if (name == std::string("mmcv")) {  // lowers the outputs on their way, by cat and stack
-      EXPECT_EQ(gru_got.back().scalar_type(), kLow);
+      EXPECT_EQ(gru_got.back().scalar_type(), kLayerLow);
       continue;
     }
     for (size_t i = 0; i < gru_got.size(); ++i) expect_same_bits(gru_got[i], gru_expected[i]);
@@ -74,7 +64,9 @@ class PolicyBatchNorm : public testing::DeviceTest {
     return made;
   }
   AutocastOptions region(CastRule rule) const {
-    return AutocastOptions(GetParam()).dtype(kLow).policy(OpPolicy::safe().set("batch_norm", rule));
+    return AutocastOptions(GetParam())
+        .dtype(kLayerLow)
+        .policy(OpPolicy::safe().set("batch_norm", rule));
   }
   at::Tensor input(c10::ScalarType dtype) const {
     torch::manual_seed(7);
@@ -85,9 +77,9 @@ HALFSTEP_ON_EACH_DEVICE(PolicyBatchNorm);
 
 // A layer that is all 16-bit, its statistics too, computes in float32 and keeps its statistics.
 TEST_P(PolicyBatchNorm, In16BitsFollowsAFloat32Rule) {
-  auto low = layer(kLow);
+  auto low = layer(kLayerLow);
   auto wide = layer(torch::kFloat);
-  const auto x = input(kLow).requires_grad_();
+  const auto x = input(kLayerLow).requires_grad_();
   at::Tensor output;
   {
     const Autocast autocast(region(CastRule::float32));
@@ -96,13 +88,13 @@ TEST_P(PolicyBatchNorm, In16BitsFollowsAFloat32Rule) {
   const auto twin = x.detach().to(torch::kFloat).requires_grad_();
   const auto expected = wide->forward(twin);
   expect_same_bits(output, expected);
-  EXPECT_EQ(low->running_mean.scalar_type(), kLow);
-  expect_same_bits(low->running_mean, wide->running_mean.to(kLow));
-  expect_same_bits(low->running_var, wide->running_var.to(kLow));
+  EXPECT_EQ(low->running_mean.scalar_type(), kLayerLow);
+  expect_same_bits(low->running_mean, wide->running_mean.to(kLayerLow));
+  expect_same_bits(low->running_var, wide->running_var.to(kLayerLow));
   EXPECT_GT(low->running_mean.abs().sum().item<float>(), 0.1);
   output.square().sum().backward();
   expected.square().sum().backward();
-  expect_same_bits(x.grad(), twin.grad().to(kLow));
+  expect_same_bits(x.grad(), twin.grad().to(kLayerLow));
   EXPECT_TRUE(low->weight.grad().defined());
 
   // In evaluation they are read only.
@@ -128,8 +120,8 @@ TEST_P(PolicyBatchNorm, InFloat32FollowsALowRule) {
       const Autocast autocast(region(rule));
       output = ruled->forward(input(torch::kFloat));
     }
-    EXPECT_EQ(output.scalar_type(), kLow);
-    expect_same_bits(output, plain->forward(input(torch::kFloat).to(kLow)));
+    EXPECT_EQ(output.scalar_type(), kLayerLow);
+    expect_same_bits(output, plain->forward(input(torch::kFloat).to(kLayerLow)));
     expect_same_bits(ruled->running_mean, plain->running_mean);
     EXPECT_EQ(ruled->running_mean.scalar_type(), torch::kFloat);
     EXPECT_GT(ruled->running_mean.abs().sum().item<float>(), 0.1);
@@ -137,13 +129,13 @@ TEST_P(PolicyBatchNorm, InFloat32FollowsALowRule) {
 }
 
 TEST_P(PolicyBatchNorm, In16BitsFollowsALowRule) {
-  auto low = layer(kLow), plain = layer(kLow);
+  auto low = layer(kLayerLow), plain = layer(kLayerLow);
   const Autocast autocast(region(CastRule::lower_precision));
   const auto output = low->forward(input(torch::kFloat));
-  EXPECT_EQ(output.scalar_type(), kLow);
+  EXPECT_EQ(output.scalar_type(), kLayerLow);
   EXPECT_GT(low->running_mean.abs().sum().item<float>(), 0.1);
   const Autocast off(AutocastOptions(GetParam()).enabled(false));
-  expect_same_bits(output, plain->forward(input(kLow)));
+  expect_same_bits(output, plain->forward(input(kLayerLow)));
   expect_same_bits(low->running_mean, plain->running_mean);
 }
 

@@ -1,7 +1,6 @@
 #include "halfstep/autocast/autocast.h"
 #include "halfstep/core/dtype.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/torch.h>
 
 #include "tests/support/devices.h"
@@ -102,12 +101,7 @@ TEST(AutocastRnn, CudaRunsLikeAHalfModule) {
 
 // bfloat16 weights and float32 inputs meet only in a region.
 TEST(AutocastRnn, CpuLstmTakesFloat32InputsForBfloat16Weights) {
-  torch::jit::Stack supported;
-  c10::Dispatcher::singleton()
-      .findSchemaOrThrow("mkldnn::_is_mkldnn_bf16_supported", "")
-      .callBoxed(supported);
-  if (!supported.at(0).toBool())
-    GTEST_SKIP() << "SKIPPED, NOTHING WAS TESTED: this CPU has no LSTM in bfloat16";
+  HALFSTEP_REQUIRE_BFLOAT16_LSTM(torch::kCPU);
   torch::nn::LSTM lstm(torch::nn::LSTMOptions(1, 1).num_layers(2));
   lstm->to(torch::kBFloat16);
   const auto input = torch::randn({1, 2, 1});

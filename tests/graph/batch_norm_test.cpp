@@ -134,19 +134,19 @@ struct Norms : Graph<Tensors(Tensor)> {
   Tensors extra;  // given out
 };
 
-struct Kind {
+struct NormKind {
   int64_t channels = 32;
   c10::ScalarType dtype = torch::kBFloat16;
   bool channels_last = true;
   bool train = true;
 };
 
-struct Outcome {
+struct NormOutcome {
   Tensors state;
   std::string log, program;
 };
 
-Outcome run(const Norms::Function& function, const Kind& kind, bool fuses) {
+NormOutcome run(const Norms::Function& function, const NormKind& kind, bool fuses) {
   torch::manual_seed(3);
   Norms norms(function, kind.channels, kind.dtype);
   norms.train(kind.train);
@@ -156,7 +156,7 @@ Outcome run(const Norms::Function& function, const Kind& kind, bool fuses) {
       .check_replays();
   std::ostringstream log;
   norms.debug(1, log);
-  Outcome outcome;
+  NormOutcome outcome;
   for (int i = 0; i < 4; ++i) {
     for (const auto& parameter : norms.parameters()) parameter.mutable_grad() = Tensor();
     auto x = torch::randn({3, kind.channels, 5, 4}).to(kind.dtype);
@@ -174,7 +174,7 @@ Outcome run(const Norms::Function& function, const Kind& kind, bool fuses) {
 }
 
 /// The program with the pass, whose results have the bits of the one without.
-std::string fused(const Norms::Function& function, int count, const Kind& kind = {}) {
+std::string fused(const Norms::Function& function, int count, const NormKind& kind = {}) {
   const auto with = run(function, kind, true), without = run(function, kind, false);
   EXPECT_THAT(with.log,
               HasSubstr(c10::str("fuse_batch_norm made ", count, " calls of batch norms")));
@@ -231,7 +231,7 @@ TEST(FuseBatchNorm, TakesTheSumOfTwoBatchNormsAlong) {
 
 TEST(FuseBatchNorm, LeavesOtherFormatsDtypesAndChannels) {
   const auto block = [](Norms& n, const Tensor& x) { return n.first(x).relu(); };
-  Kind contiguous, wide, narrow, evaluates;
+  NormKind contiguous, wide, narrow, evaluates;
   contiguous.channels_last = false;
   wide.dtype = torch::kFloat;
   narrow.channels = 24;

@@ -109,12 +109,12 @@ TEST_F(GraphCapture, OutputsAreCopies) {
   EXPECT_EQ(step.captured_steps(), 2);
 }
 
-struct Trained {
+struct CaptureRun {
   std::vector<Tensor> state;
   int64_t captured;
 };
 
-Trained trained(bool capture, int64_t parts) {
+CaptureRun capture_run(bool capture, int64_t parts) {
   torch::manual_seed(2);
   ConvNet net(0.3);
   halfstep::optim::Adam adam(net->parameters(), halfstep::optim::AdamOptions(1e-2));
@@ -134,7 +134,7 @@ Trained trained(bool capture, int64_t parts) {
 
 TEST_F(GraphCapture, TrainingHasTheSameBits) {
   for (const int64_t parts : {1, 2}) {
-    const auto captured = trained(true, parts), by_op = trained(false, parts);
+    const auto captured = capture_run(true, parts), by_op = capture_run(false, parts);
     EXPECT_TRUE(same_bits(by_op.state, captured.state)) << parts;
     EXPECT_EQ(by_op.captured, 0);
     // Of 16 parts 2 are recorded, 2 warm up, and one finds gradients of the part before it.

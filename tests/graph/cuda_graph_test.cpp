@@ -27,8 +27,8 @@ using halfstep::testing::Step;
 using torch::Tensor;
 
 template <class Net>
-struct Train : halfstep::Graph<Tensor(Tensor, Tensor)> {
-  explicit Train(Net its_net) : net(register_module("net", its_net)) {}
+struct CudaTrain : halfstep::Graph<Tensor(Tensor, Tensor)> {
+  explicit CudaTrain(Net its_net) : net(register_module("net", its_net)) {}
   Tensor build(const Tensor& x, const Tensor& y) override {
     const auto loss = F::cross_entropy(net->forward(x), y);
     loss.backward();
@@ -49,7 +49,7 @@ class CudaGraph : public ::testing::Test {
   }
 };
 
-struct Trained {
+struct CudaRun {
   std::vector<Tensor> losses, state;
   int64_t captured;
   std::string why_not;
@@ -57,19 +57,19 @@ struct Trained {
 };
 
 template <class Net>
-Trained train(at::IntArrayRef sizes, bool capture, int64_t parts, c10::ScalarType dtype) {
+CudaRun train(at::IntArrayRef sizes, bool capture, int64_t parts, c10::ScalarType dtype) {
   torch::manual_seed(2);
   Net net;
   net->to(torch::kCUDA);
   halfstep::optim::Adam adam(net->parameters(),
                              halfstep::optim::AdamOptions(1e-2).clip_norm(1).shadow_weights(dtype));
   halfstep::GradScaler scaler(halfstep::GradScalerOptions(c10::kCUDA).growth_interval(3));
-  Train<Net> step(net);
+  CudaTrain<Net> step(net);
   step.config().enable_amp(true, dtype).set_gradient_accumulation_steps(parts);
   step.config().enable_pass("cuda_graph", capture);
   step.add_optimizer(adam);
   step.set_grad_scaler(scaler);
-  Trained trained;
+  CudaRun trained;
   for (int i = 0; i < 10; ++i) {
     const auto x = torch::randn(sizes, torch::kCUDA);
     const auto y =
@@ -199,7 +199,7 @@ TEST_F(CudaGraph, SavesTimeWhereLaunchesTakeIt) {
     Mlp net;
     net->to(torch::kCUDA);
     halfstep::optim::Adam adam(net->parameters(), halfstep::optim::AdamOptions(1e-3));
-    Train<Mlp> step(net);
+    CudaTrain<Mlp> step(net);
     step.config().enable_amp(true, torch::kBFloat16).enable_pass("cuda_graph", capture);
     step.add_optimizer(adam);
     const auto x = random({64, 12}), y = classes(64);

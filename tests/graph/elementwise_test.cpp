@@ -94,16 +94,16 @@ TEST(Elementwise, RoundsAfterEachStepAndGivesWhatIsAskedFor) {
   EXPECT_EQ(results[0].strides(), a.strides());
 }
 
-struct Step : Graph<Tensors(Tensor)> {
+struct Chain : Graph<Tensors(Tensor)> {
   using Function = std::function<Tensors(const Tensor&)>;
-  explicit Step(Function its_function) : function(std::move(its_function)) {}
+  explicit Chain(Function its_function) : function(std::move(its_function)) {}
   Tensors build(const Tensor& x) override { return function(x); }
   Function function;
 };
 
 /// The program with `count` runs in it; its results have the bits of an eager run.
-std::string joined(int count, const Step::Function& function, c10::ScalarType dtype = kFloat) {
-  Step step(function);
+std::string joined(int count, const Chain::Function& function, c10::ScalarType dtype = kFloat) {
+  Chain step(function);
   step.config().check_replays();
   for (const auto* other : {"reuse_views", "reuse_results", "fuse_batch_norm"})
     step.config().enable_pass(other, false);
@@ -130,14 +130,14 @@ TEST(FuseElementwise, JoinsARun) {
 }
 
 TEST(FuseElementwise, IsSwitchedOff) {
-  Step step([](const Tensor& x) -> Tensors { return {(x + x).relu()}; });
+  Chain step([](const Tensor& x) -> Tensors { return {(x + x).relu()}; });
   step.config().enable_pass("fuse_elementwise", false);
   for (int i = 0; i < 3; ++i) step(torch::randn({3}));
   EXPECT_THAT(step.program(), HasSubstr("relu("));
 }
 
 TEST(FuseElementwise, JoinsEachKindOfCall) {
-  for (const Step::Function& function : std::vector<Step::Function>{
+  for (const Chain::Function& function : std::vector<Chain::Function>{
            [](const Tensor& x) -> Tensors { return {(x + x).relu()}; },
            [](const Tensor& x) -> Tensors { return {(x * x).relu()}; },
            [](const Tensor& x) -> Tensors { return {x.relu() + x}; },

@@ -209,8 +209,8 @@ TEST(ReplayMemory, RawMemoryIsGivenBack) {
   c10::GetCPUAllocator()->raw_deallocate(raw);
 }
 
-struct Train : Graph<std::vector<Tensor>(Tensor, Tensor)> {
-  explicit Train(Mlp its_net) : net(register_module("net", its_net)) {}
+struct MemoryTrain : Graph<std::vector<Tensor>(Tensor, Tensor)> {
+  explicit MemoryTrain(Mlp its_net) : net(register_module("net", its_net)) {}
   std::vector<Tensor> build(const Tensor& x, const Tensor& y) override {
     const auto scores = net->forward(x);
     const auto loss = torch::nn::functional::cross_entropy(scores, y);
@@ -220,12 +220,12 @@ struct Train : Graph<std::vector<Tensor>(Tensor, Tensor)> {
   Mlp net;
 };
 
-struct Trained {
-  explicit Trained(bool planned, bool hold, int64_t parts = 1) {
+struct MemoryTrained {
+  explicit MemoryTrained(bool planned, bool hold, int64_t parts = 1) {
     torch::manual_seed(1);
     Mlp net;
     halfstep::optim::Adam adam(net->parameters(), halfstep::optim::AdamOptions(0.01));
-    Train train(net);
+    MemoryTrain train(net);
     std::ostringstream log;
     train.debug(1, log);
     train.config().enable_pass("plan_memory", planned).set_gradient_accumulation_steps(parts);
@@ -250,7 +250,7 @@ struct Trained {
 TEST(GraphMemory, TrainsToTheSameBitsWithAPlanAndSaysSo) {
   for (const bool hold : {false, true}) {
     for (const int64_t parts : {1, 2}) {
-      const Trained planned(true, hold, parts), plain(false, hold, parts);
+      const MemoryTrained planned(true, hold, parts), plain(false, hold, parts);
       EXPECT_GE(planned.replayed, 10);
       EXPECT_TRUE(same_bits(planned.outputs, plain.outputs)) << hold << parts;
       EXPECT_TRUE(same_bits(planned.gradients, plain.gradients)) << hold << parts;

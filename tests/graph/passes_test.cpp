@@ -16,9 +16,9 @@ using halfstep::UsageError;
 using halfstep::testing::same_bits;
 using torch::Tensor;
 
-struct Step : Graph<std::vector<Tensor>(Tensor)> {
+struct PassStep : Graph<std::vector<Tensor>(Tensor)> {
   using Function = std::function<std::vector<Tensor>(const Tensor&)>;
-  explicit Step(Function its_function) : function(std::move(its_function)) {}
+  explicit PassStep(Function its_function) : function(std::move(its_function)) {}
   std::vector<Tensor> build(const Tensor& x) override { return function(x); }
   Function function;
 };
@@ -34,8 +34,8 @@ int64_t calls_in(const std::string& program) {
 }
 
 /// The calls a replay makes after one pass alone; also checks its results, twice.
-int64_t calls_after(const char* only, const Step::Function& function) {
-  Step step(function);
+int64_t calls_after(const char* only, const PassStep::Function& function) {
+  PassStep step(function);
   for (const auto* pass : kPasses)
     step.config().enable_pass(pass, only != nullptr && std::string(pass) == only);
   torch::manual_seed(1);
@@ -53,7 +53,7 @@ int64_t calls_after(const char* only, const Step::Function& function) {
   return calls_in(step.program());
 }
 
-int64_t taken_away(const char* pass, const Step::Function& function) {
+int64_t taken_away(const char* pass, const PassStep::Function& function) {
   return calls_after(nullptr, function) - calls_after(pass, function);
 }
 
@@ -67,7 +67,7 @@ TEST(GraphPasses, ReuseViewsOfOneMemory) {
 }
 
 TEST(GraphPasses, AViewThatIsHandedOutIsNotTheInputItself) {
-  Step step([](const Tensor& x) -> std::vector<Tensor> { return {x.detach()}; });
+  PassStep step([](const Tensor& x) -> std::vector<Tensor> { return {x.detach()}; });
   const auto x = torch::randn({3});
   for (int i = 0; i < 4; ++i) EXPECT_FALSE(step(x)[0].is_same(x)) << "call " << i;
 }
@@ -155,7 +155,7 @@ TEST(GraphPasses, DeadWritesAndRandomCallsStay) {
 }
 
 TEST(GraphPasses, AllTogetherAndTheirDumps) {
-  Step step(
+  PassStep step(
       [](const Tensor& x) -> std::vector<Tensor> { return {(x.detach().exp() + x.exp()).sum()}; });
   std::ostringstream out;
   step.debug(3, out);

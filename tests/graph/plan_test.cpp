@@ -23,8 +23,9 @@ using torch::kBFloat16;
 using torch::Tensor;
 
 template <class Net>
-struct Train : Graph<Tensor(Tensor, Tensor)> {
-  Train(Net its_net, torch::optim::Optimizer& optimizer) : net(register_module("net", its_net)) {
+struct PlanTrain : Graph<Tensor(Tensor, Tensor)> {
+  PlanTrain(Net its_net, torch::optim::Optimizer& optimizer)
+      : net(register_module("net", its_net)) {
     config().enable_amp(true, kBFloat16).plan_precision();
     add_optimizer(optimizer);
   }
@@ -46,7 +47,7 @@ class GraphPlan : public halfstep::testing::PlanTest {
 TEST_P(GraphPlan, AnMlpTrainsByItsPlan) {
   auto net = mlp();
   halfstep::optim::Adam adam(net->parameters(), halfstep::optim::AdamOptions(1e-2));
-  Train<Mlp> train(net, adam);
+  PlanTrain<Mlp> train(net, adam);
   train.config().check_replays();
   const auto x = random({16, 12}), y = classes(16);
   const auto first = train(x, y);
@@ -109,7 +110,7 @@ TEST_P(GraphPlan, AConvolutionNetworkTrainsByItsPlan) {
   ConvNet net(0.1);
   net->to(device());
   halfstep::optim::Adam adam(net->parameters(), halfstep::optim::AdamOptions(1e-2));
-  Train<ConvNet> train(net, adam);
+  PlanTrain<ConvNet> train(net, adam);
   train.config().check_replays();
   const auto x = random({8, 1, 8, 8}), y = classes(8);
   const auto first = train(x, y);
@@ -148,7 +149,7 @@ TEST_P(GraphPlan, ShadowWeightsStandInForCasts) {
     for (size_t i = 0; i < net->parameters().size(); ++i)
       same->parameters()[i].copy_(net->parameters()[i]);
   }
-  Train<Mlp> train(net, adam), expected(same, plain);
+  PlanTrain<Mlp> train(net, adam), expected(same, plain);
   const auto y = classes(16);
   for (int i = 0; i < 6; ++i) {
     const auto x = random({16, 12});
@@ -163,7 +164,7 @@ TEST_P(GraphPlan, ScaleAndAccumulationGoAroundIt) {
   auto net = mlp();
   halfstep::optim::SGD sgd(net->parameters(), halfstep::optim::SGDOptions(0.1));
   halfstep::GradScaler scaler(halfstep::GradScalerOptions(device().type()).init_scale(1024));
-  Train<Mlp> train(net, sgd);
+  PlanTrain<Mlp> train(net, sgd);
   train.set_grad_scaler(scaler);
   train.config().set_gradient_accumulation_steps(2).check_replays();
   const auto x = random({16, 12}), y = classes(16);

@@ -32,8 +32,8 @@ constexpr int kSteps = 6;
 
 /// Trains a net on classes, with whatever its test sets.
 template <class Net>
-struct Train : Graph<Tensor(Tensor, Tensor)> {
-  explicit Train(Net its_net) : net(register_module("net", its_net)) {}
+struct ReplayTrain : Graph<Tensor(Tensor, Tensor)> {
+  explicit ReplayTrain(Net its_net) : net(register_module("net", its_net)) {}
   Tensor build(const Tensor& x, const Tensor& y) override {
     const auto loss = F::cross_entropy(net->forward(x), y);
     loss.backward();
@@ -111,7 +111,7 @@ template <class Net>
 Run replayed(Net net, Kind kind, bool amp, const Batches& batches, GradScaler* scaler = nullptr,
              c10::ScalarType dtype = torch::kBFloat16) {
   const auto optimizer = make_optimizer(kind, net);
-  Train<Net> train(net);
+  ReplayTrain<Net> train(net);
   train.config().enable_amp(amp, dtype);
   train.add_optimizer(*optimizer);
   if (scaler != nullptr) train.set_grad_scaler(*scaler);

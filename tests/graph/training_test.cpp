@@ -35,8 +35,8 @@ using halfstep::testing::same_bits;
 using halfstep::testing::state_of;
 using torch::Tensor;
 
-struct Train : Graph<Tensor(Tensor)> {
-  explicit Train(Mlp its_net) : net(register_module("net", its_net)) {}
+struct TrainingStep : Graph<Tensor(Tensor)> {
+  explicit TrainingStep(Mlp its_net) : net(register_module("net", its_net)) {}
   Tensor build(const Tensor& x) override {
     const auto loss = net->forward(x).square().mean();
     loss.backward();
@@ -86,7 +86,7 @@ TEST_P(GraphTraining, ADynamicScaleSkipsFallsAndGrowsAsInEagerCode) {
       scales.push_back(scaler.get_scale());
     }
   }
-  Train train(mlp());
+  TrainingStep train(mlp());
   Adam adam(train.net->parameters(), AdamOptions(1e-2));
   LRScheduler schedule(adam, halfstep::optim::step_lr(100));
   GradScaler scaler(scaling(1024));
@@ -125,7 +125,7 @@ TEST_P(GraphTraining, AFloat16LossIsScaledThoughLossTimesScaleOverflows) {
 }
 
 TEST_P(GraphTraining, AStaticScale) {
-  Train train(mlp());
+  TrainingStep train(mlp());
   GradScaler scaler(halfstep::dialects::oneflow_static(128));
   Adam adam(train.net->parameters(), AdamOptions(1e-2));
   train.add_optimizer(adam);
@@ -143,7 +143,7 @@ TEST_P(GraphTraining, AStaticScale) {
 }
 
 TEST_P(GraphTraining, RateScaleAndScheduleNeedNoNewRecording) {
-  Train train(mlp());
+  TrainingStep train(mlp());
   auto net = mlp();
   SGD sgd(train.net->parameters(), SGDOptions(0.5)), other(net->parameters(), SGDOptions(0.5));
   GradScaler scaler(scaling(4).growth_interval(1000));
@@ -165,7 +165,7 @@ TEST_P(GraphTraining, RateScaleAndScheduleNeedNoNewRecording) {
 }
 
 TEST_P(GraphTraining, AccumulationAveragesThePartsOfABatch) {
-  Train train(mlp());
+  TrainingStep train(mlp());
   auto net = mlp();
   SGD sgd(train.net->parameters(), SGDOptions(0.1).momentum(0.9)),
       other(net->parameters(), SGDOptions(0.1).momentum(0.9));
@@ -249,7 +249,7 @@ TEST_P(GraphTraining, NestedInputsAndOutputs) {
 
 TEST_P(GraphTraining, AFileGoesOnAsTheRunWouldHave) {
   const auto make = [&](auto&& run) {
-    Train train(mlp());
+    TrainingStep train(mlp());
     Adam adam(train.net->parameters(), AdamOptions(1e-2));
     LRScheduler schedule(adam, halfstep::optim::exponential_lr(0.9));
     GradScaler scaler(scaling(256));
@@ -261,7 +261,7 @@ TEST_P(GraphTraining, AFileGoesOnAsTheRunWouldHave) {
     return state;
   };
   std::stringstream file;
-  const auto unbroken = make([&](Train& train) {
+  const auto unbroken = make([&](TrainingStep& train) {
     for (size_t i = 0; i < inputs.size(); ++i) {
       if (i == 5) {
         torch::serialize::OutputArchive archive;
@@ -274,7 +274,7 @@ TEST_P(GraphTraining, AFileGoesOnAsTheRunWouldHave) {
   for (const bool after_a_call : {false, true}) {
     file.clear();
     file.seekg(0);
-    const auto resumed = make([&](Train& train) {
+    const auto resumed = make([&](TrainingStep& train) {
       if (after_a_call) {
         for (int i = 0; i < 3; ++i) train(inputs[i]);
       }
@@ -288,7 +288,7 @@ TEST_P(GraphTraining, AFileGoesOnAsTheRunWouldHave) {
 }
 
 TEST_P(GraphTraining, AmpCastsTheForwardAndItsBackwardRunsOutside) {
-  Train train(mlp());
+  TrainingStep train(mlp());
   train.config().enable_amp(true, torch::kBFloat16);
   for (int i = 0; i < 3; ++i) train(inputs[i]);
   auto net = mlp();
@@ -311,7 +311,7 @@ TEST_P(GraphTraining, AmpCastsTheForwardAndItsBackwardRunsOutside) {
 }
 
 TEST_P(GraphTraining, APolicyHoldsInTheRecording) {
-  Train train(mlp());
+  TrainingStep train(mlp());
   auto policy = halfstep::OpPolicy::torch(device().type());
   policy.set("linear", halfstep::CastRule::float32);
   train.config().enable_amp(true, torch::kBFloat16).policy(policy);
@@ -323,7 +323,7 @@ TEST_P(GraphTraining, APolicyHoldsInTheRecording) {
 TEST_P(GraphTraining, ARehearsalIsReplayed) {
   if (!device().is_cpu()) GTEST_SKIP() << "a rehearsal is for the CPU";
   const halfstep::HalfRehearsal rehearsal;
-  Train train(mlp());
+  TrainingStep train(mlp());
   train.config().enable_amp(true, torch::kHalf);
   train(inputs[0]);
   train(inputs[0]);
@@ -334,7 +334,7 @@ TEST_P(GraphTraining, ARehearsalIsReplayed) {
 }
 
 TEST_P(GraphTraining, DebugTellsWhatIsRecordedAndWhy) {
-  Train train(mlp());
+  TrainingStep train(mlp());
   std::ostringstream out;
   train.debug(1, out);
   for (int i = 0; i < 3; ++i) train(inputs[i]);
@@ -349,8 +349,8 @@ TEST_P(GraphTraining, DebugTellsWhatIsRecordedAndWhy) {
 }
 
 TEST_P(GraphTraining, ADirectBackwardUnderAScalerIsAnError) {
-  struct Direct : Train {
-    using Train::Train;
+  struct Direct : TrainingStep {
+    using TrainingStep::TrainingStep;
     Tensor build(const Tensor& x) override {
       const auto loss = net->forward(x).sum();
       torch::autograd::backward({loss});
@@ -360,8 +360,8 @@ TEST_P(GraphTraining, ADirectBackwardUnderAScalerIsAnError) {
   GradScaler scaler(scaling(16));
   graph.set_grad_scaler(scaler);
   EXPECT_ERROR(graph(inputs[0]), UsageError, "with a scaler build must call loss.backward()");
-  struct Wide : Train {
-    using Train::Train;
+  struct Wide : TrainingStep {
+    using TrainingStep::TrainingStep;
     Tensor build(const Tensor& x) override {
       net->forward(x).backward();
       return x;

@@ -24,7 +24,7 @@ namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
-struct NetImpl : torch::nn::Module {
+struct TracedNetImpl : torch::nn::Module {
   torch::nn::Linear first{register_module("first", torch::nn::Linear(8, 8))};
   nn::Linear second{register_module("second", nn::Linear(8, 3))};
   torch::Tensor mask{register_buffer("mask", torch::zeros({8}))};
@@ -32,7 +32,7 @@ struct NetImpl : torch::nn::Module {
     return second->forward(torch::relu(first->forward(x) + mask));
   }
 };
-TORCH_MODULE(Net);
+TORCH_MODULE(TracedNet);
 
 }  // namespace
 
@@ -41,7 +41,7 @@ class OverflowTracers : public testing::DeviceTest {
   void SetUp() override {
     testing::DeviceTest::SetUp();
     if (IsSkipped()) return;
-    net = Net();
+    net = TracedNet();
     net->to(device());
     x = torch::rand({6, 8}, device());
     y = torch::zeros({6}, torch::dtype(torch::kLong).device(device()));
@@ -54,7 +54,7 @@ class OverflowTracers : public testing::DeviceTest {
     return tracer.end_step();
   }
 
-  Net net = nullptr;
+  TracedNet net = nullptr;
   torch::Tensor x, y;
 };
 HALFSTEP_ON_EACH_DEVICE(OverflowTracers);

@@ -5,7 +5,6 @@
 #include "halfstep/scaling/grad_scaler.h"
 
 #include <cmath>
-#include <limits>
 #include <sstream>
 
 #include <torch/nn/utils/clip_grad.h>
@@ -14,14 +13,12 @@
 #include <torch/types.h>
 
 #include "tests/support/errors.h"
+#include "tests/support/special_values.h"
 #include "tests/support/tolerance.h"
 
 namespace halfstep::testing {
 
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 /// Variables, SGD and a scaler, stepped with given gradients.
 struct Loop {

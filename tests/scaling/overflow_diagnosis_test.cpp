@@ -4,8 +4,6 @@
 #include "halfstep/core/error.h"
 #include "halfstep/scaling/grad_scaler.h"
 
-#include <limits>
-
 #include <torch/nn.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/sgd.h>
@@ -13,12 +11,11 @@
 #include "tests/scaling/fused_for_tests.h"
 #include "tests/support/devices.h"
 #include "tests/support/errors.h"
+#include "tests/support/special_values.h"
 
 namespace halfstep::testing {
 
 namespace {
-
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 /// Three layers. `broken`: the square root of 0 between the second and the third, whose gradient is
 /// inf, so the first and the second layer's gradients are not finite and the third's are.

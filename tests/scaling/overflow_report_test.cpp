@@ -5,7 +5,6 @@
 #include "halfstep/scaling/grad_scaler.h"
 #include "halfstep/scaling/overflow_log.h"
 
-#include <limits>
 #include <random>
 
 #include <torch/optim/sgd.h>
@@ -14,12 +13,9 @@
 #include "tests/scaling/fused_for_tests.h"
 #include "tests/support/devices.h"
 #include "tests/support/errors.h"
+#include "tests/support/special_values.h"
 
 namespace halfstep::testing {
-
-namespace {
-constexpr float kInf = std::numeric_limits<float>::infinity();
-}
 
 class OverflowReports : public DeviceTest {
  protected:

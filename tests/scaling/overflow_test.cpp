@@ -1,12 +1,11 @@
 // An inf or NaN in every place: the step it belongs to is skipped, and no other.
 #include "halfstep/scaling/grad_scaler.h"
 
-#include <limits>
-
 #include <torch/optim.h>
 #include <torch/types.h>
 
 #include "tests/support/devices.h"
+#include "tests/support/special_values.h"
 #include "tests/support/tolerance.h"
 
 namespace halfstep::testing {
@@ -15,9 +14,6 @@ class Overflow : public DeviceTest {};
 HALFSTEP_ON_EACH_DEVICE(Overflow);
 
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 /// Two optimizers with two groups of two parameters each.
 struct TwoOptimizers {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <limits>
 #include <random>
 
 #include <torch/optim/sgd.h>
@@ -14,6 +13,7 @@
 #include "tests/scaling/fused_for_tests.h"
 #include "tests/scaling/thread_ranks.h"
 #include "tests/support/errors.h"
+#include "tests/support/special_values.h"
 #include "tests/support/tolerance.h"
 
 namespace halfstep::testing {
@@ -21,8 +21,7 @@ namespace halfstep::testing {
 namespace {
 
 using Group = c10::intrusive_ptr<c10d::ProcessGroup>;
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr int kSteps = 300;
+constexpr int kRankSteps = 300;
 
 /// What one rank saw.
 struct History {
@@ -58,7 +57,7 @@ History train(GradScalerOptions options, bool fused, const std::function<bool(in
   torch::optim::SGD sgd({parameter}, 0.5);
   torch::optim::Optimizer& optimizer = fused ? static_cast<torch::optim::Optimizer&>(own) : sgd;
   GradScaler scaler(options);
-  for (int step = 0; step < kSteps; ++step) {
+  for (int step = 0; step < kRankSteps; ++step) {
     const auto scale = scaler.scale(torch::ones({}));
     parameter.mutable_grad() = scale.expand({3}).clone();
     if (overflow(step)) parameter.mutable_grad()[1] = kInf;
@@ -95,7 +94,7 @@ TEST_P(Ranks, SkipTogetherAsOneRankWithAllOverflows) {
             train(cpu(dialect).process_group(group), fused,
                   [&](int step) { return overflows(rank, step); });
       });
-      EXPECT_EQ(allreduces_of_last_run(), count * kSteps) << "one for each step and rank";
+      EXPECT_EQ(allreduces_of_last_run(), count * kRankSteps) << "one for each step and rank";
       for (const auto& history : ranks) EXPECT_TRUE(history == alone);
     }
   }

@@ -8,7 +8,6 @@
 
 #include <bit>
 #include <cmath>
-#include <limits>
 #include <random>
 #include <sstream>
 
@@ -19,12 +18,11 @@
 #include "tests/scaling/fused_for_tests.h"
 #include "tests/support/devices.h"
 #include "tests/support/errors.h"
+#include "tests/support/special_values.h"
 
 namespace halfstep::testing {
 
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
 
 /// Every dialect's rule, and each of them with numbers that round and meet the floor and ceiling.
 std::vector<std::pair<std::string, GradScalerOptions>> rules() {

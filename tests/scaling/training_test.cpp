@@ -1,6 +1,5 @@
 // Python's training tests of GradScaler (test_torch.py, TestTorchDeviceType): each case carries the
 // name of its original.
-#include <limits>
 
 #include <torch/autograd.h>
 #include <torch/nn/utils/clip_grad.h>
@@ -9,6 +8,7 @@
 #include "tests/scaling/fused_for_tests.h"
 #include "tests/scaling/scaling_case.h"
 #include "tests/support/devices.h"
+#include "tests/support/special_values.h"
 
 namespace halfstep::testing {
 
@@ -16,9 +16,6 @@ class ScalerTraining : public DeviceTest {};
 HALFSTEP_ON_EACH_DEVICE(ScalerTraining);
 
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 void overflow(torch::nn::Sequential& model) {
   second_weight(model).mutable_grad().fill_(kInf);

@@ -4,13 +4,12 @@
 
 #include "halfstep/core/error.h"
 
-#include <limits>
-
 #include <torch/optim/sgd.h>
 #include <torch/types.h>
 
 #include "tests/support/devices.h"
 #include "tests/support/errors.h"
+#include "tests/support/special_values.h"
 #include "tests/support/tolerance.h"
 
 namespace halfstep::testing {
@@ -19,9 +18,6 @@ using detail::Float16Gradients;
 using detail::unscale_gradients;
 
 namespace {
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 class Unscale : public DeviceTest {
  protected:

@@ -25,7 +25,14 @@ class DeviceTest : public ::testing::TestWithParam<c10::DeviceType> {
   GTEST_SKIP() << "SKIPPED, NOTHING WAS TESTED: this test needs " << (count) \
                << " working CUDA device(s)"
 
+/// Skips the calling test likewise unless LSTM layers run in bfloat16 there.
+#define HALFSTEP_REQUIRE_BFLOAT16_LSTM(device_type)         \
+  if (!::halfstep::testing::has_bfloat16_lstm(device_type)) \
+  GTEST_SKIP() << "SKIPPED, NOTHING WAS TESTED: this CPU has no LSTM in bfloat16"
+
 bool has_cuda_devices(int count);
+/// Whether LSTM layers run in bfloat16 there: on a CPU that is oneDNN's to say.
+bool has_bfloat16_lstm(c10::DeviceType device_type);
 std::string device_param_name(const ::testing::TestParamInfo<c10::DeviceType>& info);
 
 #define HALFSTEP_ON_EACH_DEVICE(Suite)                                          \

@@ -207,9 +207,9 @@ Four backward(const RoundingHabits& habits, const at::Tensor& grad,
 
 /// Finds out where LibTorch's kernels round on this machine: by images whose results are little
 /// more than rounding errors, and with numbers below the least normal one in channel 0.
-class Trial {
+class BatchNormTrial {
  public:
-  Trial() {
+  BatchNormTrial() {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     same_bits = find_forward() && find_backward();
@@ -295,24 +295,24 @@ class Trial {
   }
 };
 
-const Trial& trial() {
-  static const Trial result;
+const BatchNormTrial& batch_norm_trial() {
+  static const BatchNormTrial result;
   return result;
 }
 
 Three batch_norm(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias,
                  at::Tensor& running_mean, at::Tensor& running_var, double momentum, double eps,
                  const OptionalTensor& other, bool relu) {
-  return forward(trial().habits, input, weight, bias, running_mean, running_var, momentum, eps,
-                 other, relu);
+  return forward(batch_norm_trial().habits, input, weight, bias, running_mean, running_var,
+                 momentum, eps, other, relu);
 }
 
 Four batch_norm_backward(const at::Tensor& grad, const OptionalTensor& other_grad,
                          const OptionalTensor& output, const at::Tensor& input,
                          const at::Tensor& weight, const at::Tensor& save_mean,
                          const at::Tensor& save_invstd, bool keep_grad) {
-  return backward(trial().habits, grad, other_grad, output, input, weight, save_mean, save_invstd,
-                  keep_grad);
+  return backward(batch_norm_trial().habits, grad, other_grad, output, input, weight, save_mean,
+                  save_invstd, keep_grad);
 }
 
 TORCH_LIBRARY_FRAGMENT(halfstep, library) {
@@ -345,7 +345,7 @@ c10::OperatorHandle batch_norm_backward_op() {
 }
 
 bool batch_norm_has_same_bits() {
-  return trial().same_bits;
+  return batch_norm_trial().same_bits;
 }
 
 }  // namespace halfstep::detail

@@ -125,8 +125,8 @@ std::vector<at::Tensor> compute(at::TensorList inputs, const std::vector<Element
 }
 
 /// Which kinds have LibTorch's bits, and which of its kernels round subnormal numbers to zero.
-struct Trial {
-  Trial() {
+struct ElementwiseTrial {
+  ElementwiseTrial() {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     for (int64_t kind = 0; kind < kElementwiseKinds; ++kind) {
@@ -182,8 +182,8 @@ struct Trial {
   std::array<bool, kElementwiseKinds> same_bits = {};
 };
 
-const Trial& trial() {
-  static const Trial result;
+const ElementwiseTrial& elementwise_trial() {
+  static const ElementwiseTrial result;
   return result;
 }
 
@@ -195,7 +195,7 @@ std::vector<at::Tensor> elementwise(at::TensorList inputs, at::IntArrayRef steps
   for (size_t i = 0; i < steps.size(); i += kNumbersOfStep)
     unpacked.push_back({static_cast<ElementwiseKind>(steps[i]), steps[i + 1], steps[i + 2],
                         static_cast<c10::ScalarType>(steps[i + 3])});
-  return compute(inputs, unpacked, outputs, trial().flushes);
+  return compute(inputs, unpacked, outputs, elementwise_trial().flushes);
 }
 
 TORCH_LIBRARY_FRAGMENT(halfstep, library) {
@@ -222,7 +222,7 @@ std::vector<int64_t> packed(const std::vector<ElementwiseStep>& steps) {
 }
 
 bool elementwise_has_same_bits(ElementwiseKind kind) {
-  return trial().same_bits[static_cast<size_t>(kind)];
+  return elementwise_trial().same_bits[static_cast<size_t>(kind)];
 }
 
 }  // namespace halfstep::detail

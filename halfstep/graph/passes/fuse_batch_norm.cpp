@@ -34,8 +34,8 @@ bool is_row(const Geometry& x, int64_t channels) {
          x.strides == std::vector<int64_t>{1};
 }
 
-bool lie_alike(const Geometry& a, const Geometry& b) {
-  return a.sizes == b.sizes && a.strides == b.strides && a.dtype == b.dtype && a.device == b.device;
+bool are_alike(const Geometry& a, const Geometry& b) {
+  return lie_alike(a, b) && a.dtype == b.dtype;
 }
 
 /// a + b or a += b.
@@ -50,9 +50,9 @@ bool is_in_place(const Instruction& call) {
   return !call.writes.empty();
 }
 
-class Fuser {
+class BatchNormFuser {
  public:
-  explicit Fuser(Program& program)
+  explicit BatchNormFuser(Program& program)
       : program_(program),
         calls_(program),
         replaced_(program.code.size(), false),
@@ -96,7 +96,7 @@ class Fuser {
     if (!is_batch_norm(call)) return false;
     const auto input = operand_of(call, 0), result = result_of(call, 0);
     if (!input || !result || !is_image(geometry(*input)) ||
-        !lie_alike(geometry(*input), geometry(*result)) || !call.arguments[5].toBool())
+        !are_alike(geometry(*input), geometry(*result)) || !call.arguments[5].toBool())
       return false;
     for (int32_t k = 1; k < 5; ++k) {
       if (!is_row_operand(call, k, geometry(*input).sizes[1])) return false;
@@ -133,7 +133,7 @@ class Fuser {
     if (next == users.end() || replaced_[*next]) return std::nullopt;
     const auto& call = program_.code[*next];
     const auto result = result_of(call, 0);
-    if (!result || !lie_alike(geometry(*result), geometry(chain.result))) return std::nullopt;
+    if (!result || !are_alike(geometry(*result), geometry(chain.result))) return std::nullopt;
     if (is_in_place(call)) return *result == chain.result ? std::optional(*next) : std::nullopt;
     const bool alone = std::next(next) == users.end() && !calls_.handed_out(chain.result);
     return alone ? std::optional(*next) : std::nullopt;
@@ -145,7 +145,7 @@ class Fuser {
     const auto& call = program_.code[*next];
     auto a = *operand_of(call, 0), b = *operand_of(call, 1);
     if (a != chain.result && !is_in_place(call)) std::swap(a, b);
-    if (a != chain.result || calls_.same(a, b) || !lie_alike(geometry(a), geometry(b)))
+    if (a != chain.result || calls_.same(a, b) || !are_alike(geometry(a), geometry(b)))
       return std::nullopt;
     chain.other = b;
     chain.result = *result_of(call, 0);
@@ -187,8 +187,8 @@ class Fuser {
     const auto grad = operand_of(call, 0), input = operand_of(call, 1);
     const auto result = result_of(call, 0);
     if (!grad || !input || !result || !is_image(geometry(*input)) ||
-        !lie_alike(geometry(*grad), geometry(*input)) ||
-        !lie_alike(geometry(*result), geometry(*input)) || !call.arguments[7].toBool() ||
+        !are_alike(geometry(*grad), geometry(*input)) ||
+        !are_alike(geometry(*result), geometry(*input)) || !call.arguments[7].toBool() ||
         call.results.size() != 3)
       return false;
     for (const int32_t k : {2, 5, 6}) {
@@ -229,8 +229,8 @@ class Fuser {
         calls_.written(grad, place, i))
       return std::nullopt;
     const auto from = operand_of(masking, 0), output = operand_of(masking, 1);
-    if (!from || !output || !lie_alike(geometry(*from), geometry(grad)) ||
-        !lie_alike(geometry(*output), geometry(grad)))
+    if (!from || !output || !are_alike(geometry(*from), geometry(grad)) ||
+        !are_alike(geometry(*output), geometry(grad)))
       return std::nullopt;
     for (const auto& operand : fused.operands) {
       const bool computed = program_.value(operand.value).kind == ValueKind::computed;
@@ -251,8 +251,8 @@ class Fuser {
     const bool fits = last && sum != place && !replaced_[sum] && is_sum(call) &&
                       result_of(call, 0) == grad && (is_in_place(call) || users.front() == sum);
     const auto a = fits ? *operand_of(call, 0) : grad, b = fits ? *operand_of(call, 1) : grad;
-    if (!fits || calls_.same(a, b) || !lie_alike(geometry(a), geometry(grad)) ||
-        !lie_alike(geometry(b), geometry(grad)) || calls_.written(a, sum, place) ||
+    if (!fits || calls_.same(a, b) || !are_alike(geometry(a), geometry(grad)) ||
+        !are_alike(geometry(b), geometry(grad)) || calls_.written(a, sum, place) ||
         calls_.written(b, sum, place)) {
       fused.operands.push_back({0, -1, grad});
       return;
@@ -275,7 +275,7 @@ bool has_batch_norm(const Program& program) {
 }  // namespace
 
 int64_t fuse_batch_norm(Program& program) {
-  return has_batch_norm(program) && batch_norm_has_same_bits() ? Fuser(program).run() : 0;
+  return has_batch_norm(program) && batch_norm_has_same_bits() ? BatchNormFuser(program).run() : 0;
 }
 
 }  // namespace halfstep::detail

@@ -31,10 +31,6 @@ bool is_dense(const Geometry& x) {
   return expected > 0;
 }
 
-bool lie_alike(const Geometry& a, const Geometry& b) {
-  return a.sizes == b.sizes && a.strides == b.strides && a.device == b.device;
-}
-
 bool is_one(const c10::IValue& value) {
   return value.isScalar() && value.toScalar().equal(1);
 }
@@ -65,9 +61,9 @@ std::optional<ElementwiseKind> kind_of(const Instruction& call) {
   return std::nullopt;
 }
 
-class Fuser {
+class ElementwiseFuser {
  public:
-  explicit Fuser(Program& program)
+  explicit ElementwiseFuser(Program& program)
       : program_(program), calls_(program), joined_(program.code.size(), false) {
     for (const auto& call : program.code) kinds_.push_back(supported(call));
   }
@@ -253,7 +249,7 @@ class Fuser {
 }  // namespace
 
 int64_t fuse_elementwise(Program& program) {
-  return Fuser(program).run();
+  return ElementwiseFuser(program).run();
 }
 
 }  // namespace halfstep::detail

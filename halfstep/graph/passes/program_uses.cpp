@@ -63,6 +63,10 @@ bool any_between(const std::vector<size_t>& calls, size_t after, size_t before) 
 
 }  // namespace
 
+bool lie_alike(const Geometry& a, const Geometry& b) {
+  return a.sizes == b.sizes && a.strides == b.strides && a.device == b.device;
+}
+
 MemoryCalls::MemoryCalls(const Program& program) {
   size_t count = 0;
   for (const auto& value : program.values) {

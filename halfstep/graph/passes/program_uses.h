@@ -22,6 +22,9 @@ std::optional<ValueId> operand_of(const Instruction& instruction, int32_t argume
 /// Result number `result`, where the program keeps it.
 std::optional<ValueId> result_of(const Instruction& instruction, int32_t result);
 
+/// Whether tensors of the two have their elements in the same places; their dtypes may differ.
+bool lie_alike(const Geometry& a, const Geometry& b);
+
 /// Which calls of a program name what lies in a memory, by their indices when this was made.
 class MemoryCalls {
  public:

@@ -11,9 +11,9 @@ namespace halfstep::detail {
 
 namespace {
 
-constexpr std::string_view kSlotName = "halfstep::ForwardCalls";
-constexpr auto kSlot = debug_info_kind(&kSlotName, 5);
-constexpr auto kKey = c10::DispatchKey::DeferredInit;
+constexpr std::string_view kForwardCallsSlotName = "halfstep::ForwardCalls";
+constexpr auto kForwardCallsSlot = debug_info_kind(&kForwardCallsSlotName, 5);
+constexpr auto kForwardCallsKey = c10::DispatchKey::DeferredInit;
 
 class ForwardKernel final : public c10::OperatorKernel {
  public:
@@ -22,12 +22,13 @@ class ForwardKernel final : public c10::OperatorKernel {
     auto* calls = ForwardCalls::current();
     if (calls != nullptr && torch::autograd::get_current_graph_task_id() < 0)
       return calls->call(op, stack);
-    op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kKey), stack);
+    op.redispatchBoxed(
+        keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kForwardCallsKey), stack);
   }
 };
 
 std::shared_ptr<ForwardCalls> with_kernels(std::shared_ptr<ForwardCalls> calls) {
-  static KernelsOfAllOps kernels(kKey, [] {
+  static KernelsOfAllOps kernels(kForwardCallsKey, [] {
     return c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<ForwardKernel>());
   });
   kernels.register_missing();
@@ -37,10 +38,11 @@ std::shared_ptr<ForwardCalls> with_kernels(std::shared_ptr<ForwardCalls> calls) 
 }  // namespace
 
 ForwardCalls* ForwardCalls::current() {
-  return static_cast<ForwardCalls*>(c10::ThreadLocalDebugInfo::get(kSlot));
+  return static_cast<ForwardCalls*>(c10::ThreadLocalDebugInfo::get(kForwardCallsSlot));
 }
 
 ForwardCallsGuard::ForwardCallsGuard(std::shared_ptr<ForwardCalls> calls)
-    : entry_("Graph", kSlot, with_kernels(std::move(calls))), include_(kKey) {}
+    : entry_("Graph", kForwardCallsSlot, with_kernels(std::move(calls))),
+      include_(kForwardCallsKey) {}
 
 }  // namespace halfstep::detail

@@ -84,4 +84,13 @@ void LineReader::fail(std::string_view rule, std::string_view value) const {
                     "; save the plan again, and change only its colors");
 }
 
+std::string quote(const std::string& text) {
+  std::string result = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') result += '\\';
+    result += c;
+  }
+  return result + "\"";
+}
+
 }  // namespace halfstep::detail

@@ -40,4 +40,7 @@ class LineReader {
   size_t number_;
 };
 
+/// `text` as LineReader::quoted takes it (and Graphviz, too).
+std::string quote(const std::string& text);
+
 }  // namespace halfstep::detail

@@ -1,5 +1,6 @@
 // A PrecisionPlan as a Graphviz digraph.
 #include "halfstep/core/dtype.h"
+#include "halfstep/graph/plan/line_reader.h"
 #include "halfstep/graph/plan/precision_plan.h"
 
 #include <sstream>
@@ -8,15 +9,6 @@
 namespace halfstep {
 
 namespace {
-
-std::string quoted(const std::string& text) {
-  std::string result = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') result += '\\';
-    result += c;
-  }
-  return result + "\"";
-}
 
 const char* fill_of(OpColor color) {
   switch (color) {
@@ -43,8 +35,8 @@ std::string PrecisionPlan::to_graphviz() const {
     const auto& node = graph_.nodes[i];
     auto label = std::to_string(i) + " " + node.op;
     if (!node.module.empty()) label += " in " + node.module;
-    out << "  n" << i << " [label=" << quoted(label) << ", fillcolor=\"" << fill_of(node.color)
-        << "\", peripheries=" << (low_[i] ? 2 : 1) << "];\n";
+    out << "  n" << i << " [label=" << detail::quote(label) << ", fillcolor=\""
+        << fill_of(node.color) << "\", peripheries=" << (low_[i] ? 2 : 1) << "];\n";
   }
   for (const auto& cast : casts()) {
     out << "  c" << cast.value << " [label=\"to " << dtype_name(cast.dtype)
@@ -56,7 +48,7 @@ std::string PrecisionPlan::to_graphviz() const {
   };
   for (size_t value = 0; value < graph_.values.size(); ++value) {
     if (!graph_.values[value].producer)
-      out << "  v" << value << " [label=" << quoted(graph_.values[value].name)
+      out << "  v" << value << " [label=" << detail::quote(graph_.values[value].name)
           << ", shape=plaintext, style=\"\"];\n";
   }
   for (const auto& cast : casts())

@@ -17,15 +17,6 @@ namespace {
 
 constexpr std::string_view kTitle = "halfstep precision plan 1, ";
 
-std::string quoted(const std::string& text) {
-  std::string result = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') result += '\\';
-    result += c;
-  }
-  return result + "\"";
-}
-
 /// Writes and reads values by the names the text has for them: results are numbered from 0.
 class Names {
  public:
@@ -34,7 +25,7 @@ class Names {
       ++first_result_;
   }
   std::string of(const OpGraph& graph, size_t value) const {
-    return value < first_result_ ? quoted(graph.values[value].name)
+    return value < first_result_ ? detail::quote(graph.values[value].name)
                                  : "%" + std::to_string(value - first_result_);
   }
 
@@ -117,7 +108,7 @@ std::string PrecisionPlan::to_string() const {
   std::ostringstream out;
   out << kTitle << dtype_name(dtype_) << '\n';
   for (const auto& value : graph_.values) {
-    if (!value.producer) out << "reads " << quoted(value.name) << ' ' << value.type << '\n';
+    if (!value.producer) out << "reads " << detail::quote(value.name) << ' ' << value.type << '\n';
   }
   for (size_t i = 0; i < graph_.nodes.size(); ++i) {
     const auto& node = graph_.nodes[i];
@@ -136,7 +127,7 @@ std::string PrecisionPlan::to_string() const {
     out << ')';
     if (node.with) out << " with " << *node.with;
     if (node.fixed) out << " fixed";
-    if (!node.module.empty()) out << " in " << quoted(node.module);
+    if (!node.module.empty()) out << " in " << detail::quote(node.module);
     out << "  # " << dtype_name(low_[i] ? dtype_ : c10::kFloat) << '\n';
   }
   for (const auto& cast : casts()) {

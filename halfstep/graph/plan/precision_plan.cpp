@@ -16,7 +16,7 @@ namespace halfstep {
 
 namespace {
 
-constexpr const char* kWhere = "PrecisionPlan";
+constexpr const char* kPrecisionPlanWhere = "PrecisionPlan";
 
 void on_one_line(std::string& text) {
   std::replace_if(
@@ -41,7 +41,7 @@ OpGraph in_order(OpGraph graph) {
               graph.values[operand.value].producer.value_or(0) < std::max(i, size_t{1});
     for (const auto result : node.results)
       right = right && result < graph.values.size() && graph.values[result].producer == i;
-    HALFSTEP_CHECK_USAGE(right, kWhere,
+    HALFSTEP_CHECK_USAGE(right, kPrecisionPlanWhere,
                          "nodes must use values and nodes that come before them, but node ", i,
                          ", ", node.op, ", does not; number them in the order they run");
   }
@@ -59,7 +59,7 @@ OpGraph in_order(OpGraph graph) {
   }
   for (const auto& node : graph.nodes) {
     for (const auto result : node.results) {
-      HALFSTEP_CHECK_USAGE(to[result] == graph.values.size(), kWhere,
+      HALFSTEP_CHECK_USAGE(to[result] == graph.values.size(), kPrecisionPlanWhere,
                            "a value must be the result of one node, but one of ", node.op,
                            " is listed twice; list it once");
       add(result);
@@ -70,7 +70,7 @@ OpGraph in_order(OpGraph graph) {
     on_one_line(node.module);
     for (auto& operand : node.operands) {
       operand.value = to[operand.value];
-      HALFSTEP_CHECK_USAGE(operand.value < values.size(), kWhere,
+      HALFSTEP_CHECK_USAGE(operand.value < values.size(), kPrecisionPlanWhere,
                            "a value that a node makes must be among its results, but an operand "
                            "of ",
                            node.op, " is not; list it there");
@@ -90,7 +90,7 @@ std::string without_overload(const std::string& op) {
 
 PrecisionPlan::PrecisionPlan(OpGraph graph, c10::ScalarType dtype)
     : graph_(in_order(std::move(graph))), dtype_(dtype) {
-  HALFSTEP_CHECK_USAGE(is_low_precision(dtype), kWhere,
+  HALFSTEP_CHECK_USAGE(is_low_precision(dtype), kPrecisionPlanWhere,
                        "dtype must be float16 or bfloat16, but got ", dtype_name(dtype),
                        "; use torch::kBFloat16");
   low_ = detail::low_nodes(graph_);
@@ -131,15 +131,16 @@ PrecisionPlan& PrecisionPlan::set(const std::string& op, OpColor color) {
   }
   const std::vector<std::string> known(names.begin(), names.end());
   const auto hint = suggest(op, known);
-  HALFSTEP_CHECK_USAGE(found, kWhere, "an op must be one that the plan calls, but got '", op, "'; ",
+  HALFSTEP_CHECK_USAGE(found, kPrecisionPlanWhere,
+                       "an op must be one that the plan calls, but got '", op, "'; ",
                        hint.empty() ? "print the plan for their names" : hint);
   low_ = detail::low_nodes(graph_);
   return *this;
 }
 
 PrecisionPlan& PrecisionPlan::set_node(size_t node, OpColor color) {
-  HALFSTEP_CHECK_USAGE(node < graph_.nodes.size(), kWhere, "a node must be one of the plan's ",
-                       graph_.nodes.size(), ", but got ", node,
+  HALFSTEP_CHECK_USAGE(node < graph_.nodes.size(), kPrecisionPlanWhere,
+                       "a node must be one of the plan's ", graph_.nodes.size(), ", but got ", node,
                        "; they are numbered from 0 in the order they run");
   graph_.nodes[node].color = color;
   low_ = detail::low_nodes(graph_);
@@ -149,7 +150,7 @@ PrecisionPlan& PrecisionPlan::set_node(size_t node, OpColor color) {
 PrecisionPlan& PrecisionPlan::module(const std::string& path, OpColor color) {
   std::set<std::string> paths;
   for (const auto& node : graph_.nodes) paths.insert(node.module);
-  const detail::PathPattern pattern(kWhere, path, /*exact=*/paths.count(path) != 0);
+  const detail::PathPattern pattern(kPrecisionPlanWhere, path, /*exact=*/paths.count(path) != 0);
   bool found = false;
   for (auto& node : graph_.nodes) {
     if (node.module.empty() || !pattern.matches(node.module)) continue;
@@ -157,7 +158,7 @@ PrecisionPlan& PrecisionPlan::module(const std::string& path, OpColor color) {
     found = true;
   }
   const auto hint = suggest(pattern.literal_part(), {paths.begin(), paths.end()});
-  HALFSTEP_CHECK_USAGE(found, kWhere,
+  HALFSTEP_CHECK_USAGE(found, kPrecisionPlanWhere,
                        "a module must be one that nodes of the plan belong to, but "
                        "got '",
                        path, "'; ", hint.empty() ? "print the plan for their paths" : hint);

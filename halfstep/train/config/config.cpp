@@ -235,6 +235,12 @@ void Config::fail(const std::string& key, const std::string& rule) {
            entry ? "got " + describe(*entry->value) : "is not given");
 }
 
+int64_t Config::get_count(const std::string& key, int64_t fallback) {
+  const auto count = get<int64_t>(key, fallback);
+  if (count < 1) fail(key, "must be at least 1");
+  return count;
+}
+
 std::string Config::where(const std::string& key) const {
   const auto* entry = key.empty() ? nullptr : node_->find(key);
   return entry ? entry->place.text() : node_->place.text();

@@ -85,6 +85,9 @@ class Config {
   template <ConfigValue T>
   T get(const std::string& key, const T& fallback);
 
+  /// A whole number of 1 or more, or `fallback`.
+  int64_t get_count(const std::string& key, int64_t fallback);
+
   /// A mapping that must be given / may be missing.
   Config child(const std::string& key);
   std::optional<Config> child_if(const std::string& key);

@@ -13,7 +13,7 @@ namespace halfstep::train {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr const char* kWhere = "ImageFolder";
+constexpr const char* kImageFolderWhere = "ImageFolder";
 
 // Calls `use` with each entry; throws EnvironmentError where the folder can't be read.
 template <class Iterator, class Use>
@@ -21,7 +21,7 @@ void for_each_entry(const fs::path& folder, const Use& use) {
   std::error_code error;
   auto entry = Iterator(folder, error);
   for (; !error && entry != Iterator(); entry.increment(error)) use(*entry);
-  HALFSTEP_CHECK_ENVIRONMENT(!error, kWhere, folder.string(),
+  HALFSTEP_CHECK_ENVIRONMENT(!error, kImageFolderWhere, folder.string(),
                              " must be a folder that can be read, but got '", error.message(),
                              "'; check root and its permissions");
 }
@@ -34,7 +34,7 @@ std::vector<std::string> find_classes(const fs::path& root) {
     if (entry.is_directory(ignored) && !name.starts_with('.')) classes.push_back(name);
   });
   std::sort(classes.begin(), classes.end());
-  HALFSTEP_CHECK_ENVIRONMENT(!classes.empty(), kWhere, root.string(),
+  HALFSTEP_CHECK_ENVIRONMENT(!classes.empty(), kImageFolderWhere, root.string(),
                              " must have a folder for each class, but has none; put each class's "
                              "images into a folder of its name");
   return classes;
@@ -55,7 +55,7 @@ std::vector<fs::path> find_images(const fs::path& folder) {
       files.push_back(entry.path());
   });
   std::sort(files.begin(), files.end());
-  HALFSTEP_CHECK_ENVIRONMENT(!files.empty(), kWhere, folder.string(),
+  HALFSTEP_CHECK_ENVIRONMENT(!files.empty(), kImageFolderWhere, folder.string(),
                              " must have images, but no file in it ends in .png, .jpg or .jpeg; "
                              "put some in, or leave the class out of classes");
   return files;
@@ -143,7 +143,7 @@ Batch ImageFolder::draw_batch(const at::Tensor& indices, uint64_t draw) const {
   at::parallel_for(1, count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const auto example = read(i);
-      HALFSTEP_CHECK_USAGE(example.sizes() == first.sizes(), kWhere,
+      HALFSTEP_CHECK_USAGE(example.sizes() == first.sizes(), kImageFolderWhere,
                            "all images must have one size after the transforms, but ",
                            file_of(0).string(), " has ", first.sizes(), " and ",
                            file_of(i).string(), " ", example.sizes(),

@@ -12,7 +12,7 @@
 namespace halfstep::train {
 namespace {
 
-constexpr const char* kWhere = "TextFile";
+constexpr const char* kTextFileWhere = "TextFile";
 constexpr size_t kMaxText = size_t{4} << 30;
 
 std::string read_text(const std::filesystem::path& file) {
@@ -21,8 +21,9 @@ std::string read_text(const std::filesystem::path& file) {
   std::string text;
   size_t read = chunk;
   while (read == chunk) {
-    HALFSTEP_CHECK_ENVIRONMENT(text.size() < kMaxText, kWhere, file.string(), " must have at most ",
-                               kMaxText, " characters, but has more; take a part of it");
+    HALFSTEP_CHECK_ENVIRONMENT(text.size() < kMaxText, kTextFileWhere, file.string(),
+                               " must have at most ", kMaxText,
+                               " characters, but has more; take a part of it");
     text.resize(text.size() + chunk);
     read = in.read_some(text.data() + text.size() - chunk, chunk);
   }
@@ -34,9 +35,9 @@ std::string read_text(const std::filesystem::path& file) {
 
 TextFile::TextFile(const TextFileOptions& options)
     : context_(options.context), shift_(options.split != TextSplit::test) {
-  HALFSTEP_CHECK_USAGE(context_ >= 1, kWhere, "context must be at least 1, but got ", context_,
-                       "; take the model's");
-  HALFSTEP_CHECK_USAGE(options.test_share > 0 && options.test_share < 1, kWhere,
+  HALFSTEP_CHECK_USAGE(context_ >= 1, kTextFileWhere, "context must be at least 1, but got ",
+                       context_, "; take the model's");
+  HALFSTEP_CHECK_USAGE(options.test_share > 0 && options.test_share < 1, kTextFileWhere,
                        "test_share must be between 0 and 1, but got ", options.test_share,
                        "; 0.1 is the default");
   const auto text = read_text(options.file);
@@ -47,7 +48,7 @@ TextFile::TextFile(const TextFileOptions& options)
   const auto length = options.split == TextSplit::all    ? whole
                       : options.split == TextSplit::test ? test
                                                          : whole - test;
-  HALFSTEP_CHECK_ENVIRONMENT(length >= 2 * context_, kWhere, options.file.string(),
+  HALFSTEP_CHECK_ENVIRONMENT(length >= 2 * context_, kTextFileWhere, options.file.string(),
                              " must have at least 2 examples of ", context_,
                              " characters in the part that is used, but that has ", length,
                              "; take a longer text or a shorter context");

@@ -8,14 +8,14 @@
 namespace halfstep::train {
 namespace {
 
-constexpr std::string_view kPrefix = "model.";
+constexpr std::string_view kModelPrefix = "model.";
 
 NamedTensors named_tensors(const torch::nn::Module& module) {
   NamedTensors result;
   for (const auto& item : module.named_parameters())
-    result[c10::str(kPrefix, item.key())] = item.value();
+    result[c10::str(kModelPrefix, item.key())] = item.value();
   for (const auto& item : module.named_buffers())
-    result[c10::str(kPrefix, item.key())] = item.value();
+    result[c10::str(kModelPrefix, item.key())] = item.value();
   return result;
 }
 
@@ -45,7 +45,7 @@ void load_module(const Checkpoint& checkpoint, torch::nn::Module& module) {
     }
   }
   for (const auto& [name, tensor] : checkpoint.tensors) {
-    if (name.starts_with(kPrefix) && !own.contains(name)) unexpected.push_back(name);
+    if (name.starts_with(kModelPrefix) && !own.contains(name)) unexpected.push_back(name);
   }
   detail::check_same_names("model", missing, unexpected, different);
 

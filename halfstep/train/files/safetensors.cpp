@@ -21,7 +21,7 @@ static_assert(std::endian::native == std::endian::little, "safetensors data are 
 
 using Dtype = SafetensorsDtype;
 
-constexpr std::array<std::pair<Dtype, c10::ScalarType>, 15> kDtypes{
+constexpr std::array<std::pair<Dtype, c10::ScalarType>, 15> kTorchDtypes{
     {{Dtype::BOOL, c10::kBool},
      {Dtype::U8, c10::kByte},
      {Dtype::I8, c10::kChar},
@@ -42,10 +42,10 @@ SafetensorsEntry describe(const std::string& name, const at::Tensor& tensor) {
   HALFSTEP_CHECK_USAGE(tensor.defined() && tensor.layout() == c10::kStrided, "safetensors", "'",
                        name, "' must be a dense tensor, but is ",
                        tensor.defined() ? "sparse" : "undefined", "; leave it out or convert it");
-  const auto known = std::find_if(kDtypes.begin(), kDtypes.end(), [&](const auto& pair) {
+  const auto known = std::find_if(kTorchDtypes.begin(), kTorchDtypes.end(), [&](const auto& pair) {
     return pair.second == tensor.scalar_type();
   });
-  HALFSTEP_CHECK_USAGE(known != kDtypes.end(), "safetensors", "'", name,
+  HALFSTEP_CHECK_USAGE(known != kTorchDtypes.end(), "safetensors", "'", name,
                        "' must have a dtype of the format, but has ",
                        dtype_name(tensor.scalar_type()), "; convert it first");
   SafetensorsEntry entry;
@@ -67,7 +67,7 @@ SafetensorsHeader read_header(InputFile& in) {
 }  // namespace
 
 c10::ScalarType scalar_type_of(SafetensorsDtype dtype) {
-  return kDtypes.at(static_cast<size_t>(dtype)).second;
+  return kTorchDtypes.at(static_cast<size_t>(dtype)).second;
 }
 
 void save_safetensors(const std::filesystem::path& file, const Safetensors& content) {

@@ -13,20 +13,10 @@
 
 namespace halfstep::train {
 
-namespace {
-
-int64_t at_least_one(Config& config, const char* key, int64_t fallback) {
-  const auto value = config.get<int64_t>(key, fallback);
-  if (value < 1) config.fail(key, "must be at least 1");
-  return value;
-}
-
-}  // namespace
-
 SampleGridHook::SampleGridHook(Config& config)
-    : interval_(at_least_one(config, "interval", 1)),
-      count_(at_least_one(config, "count", 64)),
-      columns_(at_least_one(config, "columns", 8)),
+    : interval_(config.get_count("interval", 1)),
+      count_(config.get_count("count", 64)),
+      columns_(config.get_count("columns", 8)),
       seed_(config.get<int64_t>("seed", 0)) {
   if (seed_ < 0) config.fail("seed", "must be at least 0");
 }

@@ -27,13 +27,6 @@ std::array<int, 2> open_pipe() {
   return ends;
 }
 
-std::vector<char*> pointers(std::vector<std::string>& texts) {
-  std::vector<char*> result;
-  for (auto& text : texts) result.push_back(text.data());
-  result.push_back(nullptr);
-  return result;
-}
-
 // Everything the new process needs, made before it is: between fork and exec it may not allocate.
 struct Start {
   const char* program;
@@ -66,6 +59,13 @@ struct Start {
 
 }  // namespace
 
+std::vector<char*> null_terminated(std::vector<std::string>& texts) {
+  std::vector<char*> result;
+  for (auto& text : texts) result.push_back(text.data());
+  result.push_back(nullptr);
+  return result;
+}
+
 RankProcess::RankProcess(int rank, const ProcessCommand& command, const dist::Variables& variables)
     : rank_(rank) {
   auto words = command.words;
@@ -77,8 +77,8 @@ RankProcess::RankProcess(int rank, const ProcessCommand& command, const dist::Va
   if (rank != 0) output = open_pipe();
   const auto errors = open_pipe();
   const Start start{.program = command.program.c_str(),
-                    .words = pointers(words),
-                    .environment = pointers(entries),
+                    .words = null_terminated(words),
+                    .environment = null_terminated(entries),
                     .output = output[1],
                     .errors = errors[1]};
   pid_ = ::fork();

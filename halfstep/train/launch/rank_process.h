@@ -17,6 +17,9 @@ struct ProcessCommand {
   std::vector<std::string> words;
 };
 
+/// What exec and spawn want of words or of an environment; good as long as `texts` is unchanged.
+std::vector<char*> null_terminated(std::vector<std::string>& texts);
+
 /// One rank of a job as a process, the leader of a process group of its own, so that a terminal's
 /// Ctrl-C reaches it through its parent alone. It dies with its parent, however that ends.
 ///

@@ -2,6 +2,7 @@
 
 #include "halfstep/core/error.h"
 #include "halfstep/train/launch/failure.h"
+#include "halfstep/train/launch/rank_process.h"
 #include "halfstep/train/launch/variables.h"
 
 #include <algorithm>
@@ -20,13 +21,6 @@ namespace halfstep::train::detail {
 
 namespace {
 
-std::vector<char*> pointers(std::vector<std::string>& texts) {
-  std::vector<char*> result;
-  for (auto& text : texts) result.push_back(text.data());
-  result.push_back(nullptr);
-  return result;
-}
-
 // Starts words[0], looked for in PATH, with the usual dispositions of `defaults`. Returns 0 or
 // errno.
 int start(std::vector<std::string>& words, const sigset_t& defaults, pid_t& child) {
@@ -35,7 +29,7 @@ int start(std::vector<std::string>& words, const sigset_t& defaults, pid_t& chil
   ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
   ::posix_spawnattr_setsigdefault(&attributes, &defaults);
   const int error = ::posix_spawnp(&child, words.front().c_str(), nullptr, &attributes,
-                                   pointers(words).data(), environ);
+                                   null_terminated(words).data(), environ);
   ::posix_spawnattr_destroy(&attributes);
   return error;
 }

@@ -16,12 +16,6 @@ bool read_by_epoch(Config& train_cfg) {
   return type == "EpochBasedTrainLoop";
 }
 
-int64_t read_count(Config& train_cfg, const char* key, int64_t fallback) {
-  const auto count = train_cfg.get<int64_t>(key, fallback);
-  if (count < 1) train_cfg.fail(key, "must be at least 1");
-  return count;
-}
-
 // Lists of lists are in no other key.
 std::vector<std::pair<int64_t, int64_t>> read_intervals(Config& train_cfg) {
   constexpr const char* key = "dynamic_intervals";
@@ -53,13 +47,13 @@ LoopSettings LoopSettings::read(Config& train_cfg) {
   LoopSettings settings;
   settings.by_epoch = read_by_epoch(train_cfg);
   if (settings.by_epoch) {
-    settings.length = read_count(train_cfg, "max_epochs", 1);
+    settings.length = train_cfg.get_count("max_epochs", 1);
   } else {
     settings.length = train_cfg.get<int64_t>("max_iters");
     if (settings.length < 1) train_cfg.fail("max_iters", "must be at least 1");
   }
-  settings.val_begin = read_count(train_cfg, "val_begin", 1);
-  settings.val_interval = read_count(train_cfg, "val_interval", settings.by_epoch ? 1 : 1000);
+  settings.val_begin = train_cfg.get_count("val_begin", 1);
+  settings.val_interval = train_cfg.get_count("val_interval", settings.by_epoch ? 1 : 1000);
   settings.dynamic_intervals = read_intervals(train_cfg);
   return settings;
 }

@@ -26,12 +26,6 @@ double read_scale(Config& scale, const char* key, double fallback) {
   return value;
 }
 
-int64_t read_count(Config& scale, const char* key, int64_t fallback) {
-  const auto value = scale.get<int64_t>(key, fallback);
-  if (value < 1) scale.fail(key, "must be at least 1");
-  return value;
-}
-
 /// MMCV wrote its own scaler's numbers under names of its own.
 const char* given_name(Config& scale, bool legacy, const char* name, const char* mmcv_name) {
   return legacy && scale.has(mmcv_name) ? mmcv_name : name;
@@ -60,7 +54,7 @@ void read_dynamic_rule(Config& scale, bool legacy, GradScalerOptions& options) {
     if (options.backoff_factor() >= 1) scale.fail("backoff_factor", "must be below 1");
   }
   const char* interval = given_name(scale, legacy, "growth_interval", "scale_window");
-  options.growth_interval(read_count(scale, interval, options.growth_interval()));
+  options.growth_interval(scale.get_count(interval, options.growth_interval()));
 
   options.min_scale(scale.get<double>("min_scale", options.min_scale()));
   if (!(options.min_scale() >= 0)) scale.fail("min_scale", "must be 0 or more");
@@ -72,7 +66,7 @@ void read_dynamic_rule(Config& scale, bool legacy, GradScalerOptions& options) {
   if (options.max_scale() < options.min_scale())
     scale.fail("max_scale", fmt::format("must be at least min_scale {:g}", options.min_scale()));
 
-  options.hysteresis(read_count(scale, "hysteresis", options.hysteresis()));
+  options.hysteresis(scale.get_count("hysteresis", options.hysteresis()));
   const bool by_clean_step = options.hysteresis_refill() == HysteresisRefill::on_clean_step;
   const auto refill =
       scale.get<std::string>("hysteresis_refill", by_clean_step ? "on_clean_step" : "on_growth");
@@ -103,7 +97,7 @@ void read_at_min_scale(Config& scale, GradScalerOptions& options) {
     options.at_min_scale(AtMinScale::keep_going);
   else
     scale.fail("at_min_scale", "must be stop, fall_back or continue");
-  options.min_scale_patience(read_count(scale, "min_scale_patience", options.min_scale_patience()));
+  options.min_scale_patience(scale.get_count("min_scale_patience", options.min_scale_patience()));
 }
 
 LossScale read_mapping(Config scale) {

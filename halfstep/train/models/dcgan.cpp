@@ -15,12 +15,6 @@ torch::Tensor cross_entropy(const torch::Tensor& scores, double answer) {
   return at::binary_cross_entropy_with_logits(wide, at::full_like(wide, answer));
 }
 
-int64_t at_least_one(Config& config, const char* key, int64_t fallback) {
-  const auto value = config.get<int64_t>(key, fallback);
-  if (value < 1) config.fail(key, "must be at least 1");
-  return value;
-}
-
 }  // namespace
 
 Losses Dcgan::disc_loss(const torch::Tensor& pred_fake, const torch::Tensor& pred_real) {
@@ -36,17 +30,17 @@ std::shared_ptr<BaseModel> make_dcgan(Config& config) {
   GanOptions options;
   auto generator = config.child("generator");
   if (generator.has("noise_size"))
-    options.noise_size = at_least_one(generator, "noise_size", options.noise_size);
+    options.noise_size = generator.get_count("noise_size", options.noise_size);
   const auto of_the_generator = options.noise_size;
-  options.noise_size = at_least_one(config, "noise_size", options.noise_size);
+  options.noise_size = config.get_count("noise_size", options.noise_size);
   if (!generator.has("noise_size")) {
     generator.set("noise_size", std::to_string(options.noise_size), config.where("noise_size"));
   } else if (options.noise_size != of_the_generator) {
     config.fail("noise_size", "must be the generator's, " + std::to_string(of_the_generator));
   }
-  options.generator_steps = at_least_one(config, "generator_steps", options.generator_steps);
+  options.generator_steps = config.get_count("generator_steps", options.generator_steps);
   options.discriminator_steps =
-      at_least_one(config, "discriminator_steps", options.discriminator_steps);
+      config.get_count("discriminator_steps", options.discriminator_steps);
   auto discriminator = config.child("discriminator");
   return std::make_shared<Dcgan>(models().build(generator), models().build(discriminator), options);
 }

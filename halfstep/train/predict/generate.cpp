@@ -17,7 +17,7 @@
 namespace halfstep::train {
 namespace {
 
-constexpr const char* kWhere = "generate";
+constexpr const char* kGenerateWhere = "generate";
 
 at::Tensor tokens_of(std::string_view text) {
   auto tokens = at::empty({1, static_cast<int64_t>(text.size())}, at::kLong);
@@ -30,14 +30,14 @@ at::Tensor tokens_of(std::string_view text) {
 
 std::string generate(Gpt& model, std::string_view prompt, const GenerateOptions& options,
                      const AmpSettings& amp) {
-  HALFSTEP_CHECK_USAGE(!prompt.empty(), kWhere,
+  HALFSTEP_CHECK_USAGE(!prompt.empty(), kGenerateWhere,
                        "a text must be given to continue, but is empty; "
                        "give at least one character");
-  HALFSTEP_CHECK_USAGE(options.length >= 1 && options.temperature >= 0, kWhere,
+  HALFSTEP_CHECK_USAGE(options.length >= 1 && options.temperature >= 0, kGenerateWhere,
                        "length must be at least 1 and temperature at least 0, but got ",
                        options.length, " and ", options.temperature,
                        "; 200 and 1.0 are the defaults");
-  HALFSTEP_CHECK_USAGE(model.options().vocabulary == 256, kWhere,
+  HALFSTEP_CHECK_USAGE(model.options().vocabulary == 256, kGenerateWhere,
                        "the model must have a vocabulary of 256, one token a byte, but has ",
                        model.options().vocabulary, "; train it on a TextFile");
   const EvaluationMode mode(model);

@@ -15,7 +15,7 @@
 namespace halfstep::train {
 namespace {
 
-constexpr const char* kWhere = "load_weights";
+constexpr const char* kLoadWeightsWhere = "load_weights";
 constexpr std::string_view kModel = "model.";
 constexpr std::string_view kParallel = "module.";
 
@@ -62,7 +62,7 @@ at::Tensor prepare(const std::string& name, const at::Tensor& from, const at::Te
   ++report.loaded;
   if (from.scalar_type() == to.scalar_type()) return from;
   auto [result, overflowed, vanished] = convert(from, to.scalar_type());
-  HALFSTEP_CHECK_USAGE(overflowed == 0, kWhere, report.file, ": values of '", name,
+  HALFSTEP_CHECK_USAGE(overflowed == 0, kLoadWeightsWhere, report.file, ": values of '", name,
                        "' must be within the range of ", dtype_name(to.scalar_type()),
                        ", the module's dtype, but ", overflowed, " of ", from.numel(),
                        " are not; load them into a float32 module");
@@ -102,8 +102,9 @@ NamedTensors read_weights(const std::filesystem::path& file, const std::string& 
     for (const auto& name : content.others) content.tensors[name];
     return std::move(content.tensors);
   }
-  HALFSTEP_CHECK_USAGE(key.empty(), kWhere, file.string(), " must be a .pth file for the key '",
-                       key, "' to be looked up in it, but is none; leave the key out");
+  HALFSTEP_CHECK_USAGE(key.empty(), kLoadWeightsWhere, file.string(),
+                       " must be a .pth file for the key '", key,
+                       "' to be looked up in it, but is none; leave the key out");
   auto content = load_safetensors(file);
   return Checkpoint::is_one(content.metadata) ? without_prefix(content.tensors, kModel)
                                               : std::move(content.tensors);
@@ -159,7 +160,7 @@ WeightsReport load_weights(torch::nn::Module& module, const NamedTensors& weight
     text.pop_back();
     std::replace(text.begin(), text.end(), '\n', ';');
     halfstep::detail::raise<EnvironmentError>(
-        kWhere, name, " must have exactly the module's tensors, but got ", text,
+        kLoadWeightsWhere, name, " must have exactly the module's tensors, but got ", text,
         "; load another file, or take what fits by strict = false");
   }
   const at::NoGradGuard no_grad;

@@ -33,7 +33,7 @@ json values_of(const std::string& text) {
   return values;
 }
 
-std::string message(const std::string& text) {
+std::string expression_message(const std::string& text) {
   try {
     Config::parse(text, "x.yaml");
   } catch (const UsageError& error) {
@@ -114,9 +114,10 @@ TEST(ConfigExpression, ThatIsWrongIsAnError) {
       {"\"a{{\": 1", ":1: a key must not have {{, but got 'a{{'"},
   };
   for (const auto& c : cases)
-    EXPECT_THAT(message(c.text), ::testing::StartsWith(std::string("[config] x.yaml") + c.expected))
+    EXPECT_THAT(expression_message(c.text),
+                ::testing::StartsWith(std::string("[config] x.yaml") + c.expected))
         << c.text;
-  EXPECT_EQ(message("b: \"\\x01\""), "no error");
+  EXPECT_EQ(expression_message("b: \"\\x01\""), "no error");
 }
 
 TEST(ConfigExpression, NamesTheFile) {

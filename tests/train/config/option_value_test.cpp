@@ -19,7 +19,7 @@ json value_of(const std::string& text) {
   return value;
 }
 
-std::string message(const std::string& text) {
+std::string option_message(const std::string& text) {
   Config config = Config::parse("{}");
   try {
     config.override_with("k=" + text);
@@ -153,9 +153,10 @@ TEST(OptionValue, ThatIsMalformedIsAnError) {
       {std::string(64, '[') + std::string(64, ']'), "is nested deeper than 64 levels"},
   };
   for (const auto& c : cases)
-    EXPECT_THAT(message(c.text), ::testing::StartsWith("[config] --cfg-options k: " + c.rule))
+    EXPECT_THAT(option_message(c.text),
+                ::testing::StartsWith("[config] --cfg-options k: " + c.rule))
         << c.text;
-  EXPECT_THAT(message(std::string(63, '[') + std::string(63, ']')),
+  EXPECT_THAT(option_message(std::string(63, '[') + std::string(63, ']')),
               ::testing::StartsWith("no error"));
 }
 

@@ -19,7 +19,7 @@ std::string overridden(const std::string& assignment) {
   return config.resolved();
 }
 
-std::string message(const std::string& assignment) {
+std::string override_message(const std::string& assignment) {
   Config config = Config::parse(base, "x.yaml");
   try {
     config.override_with(assignment);
@@ -91,7 +91,7 @@ TEST(ConfigOverride, ThatIsMalformedIsAnError) {
        "from 0, but got last; to add"},
   };
   for (const auto& c : cases)
-    EXPECT_THAT(message(c.assignment), ::testing::StartsWith(c.expected)) << c.assignment;
+    EXPECT_THAT(override_message(c.assignment), ::testing::StartsWith(c.expected)) << c.assignment;
 }
 
 TEST(ConfigOverride, IsThePlaceInLaterErrors) {

@@ -8,7 +8,7 @@
 namespace halfstep::train {
 namespace {
 
-std::string message(const std::string& text) {
+std::string parse_message(const std::string& text) {
   try {
     Config::parse(text, "x.yaml");
   } catch (const UsageError& error) {
@@ -89,7 +89,7 @@ TEST(ConfigText, ThatIsRefused) {
       {repeat("- ", 100000), ":1: is nested deeper than 64 levels"},
   };
   for (const auto& c : cases)
-    EXPECT_EQ(message(c.text), "[config] x.yaml" + c.expected) << c.text.substr(0, 80);
+    EXPECT_EQ(parse_message(c.text), "[config] x.yaml" + c.expected) << c.text.substr(0, 80);
 }
 
 TEST(ConfigText, ThatIsBrokenYaml) {
@@ -100,18 +100,18 @@ TEST(ConfigText, ThatIsBrokenYaml) {
       {"a: {b: 1]\n", "x.yaml:1"},    {"a: \"\\q\"\n", "x.yaml:1"},   {"a:\n\t- 1\n", "x.yaml:2"},
   };
   for (const auto& c : cases)
-    EXPECT_THAT(message(c.text),
+    EXPECT_THAT(parse_message(c.text),
                 ::testing::AllOf(::testing::StartsWith("[config] " + std::string(c.place)),
                                  ::testing::HasSubstr(": must be YAML, but: ")))
         << c.text;
 }
 
 TEST(ConfigText, MayHoldWhatYamlAllows) {
-  EXPECT_EQ(message("\xEF\xBB\xBF"
-                    "a: 1\r\nb: 'äöü €𝄞'\r\n"),
+  EXPECT_EQ(parse_message("\xEF\xBB\xBF"
+                          "a: 1\r\nb: 'äöü €𝄞'\r\n"),
             "no error");
-  EXPECT_EQ(message("---\na: 50%\n...\n"), "no error");
-  EXPECT_EQ(message("a: " + repeat("[", 63) + repeat("]", 63)), "no error");
+  EXPECT_EQ(parse_message("---\na: 50%\n...\n"), "no error");
+  EXPECT_EQ(parse_message("a: " + repeat("[", 63) + repeat("]", 63)), "no error");
   EXPECT_EQ(Config::parse("a: |\n  one\n  two\n").get<std::string>("a"), "one\ntwo\n");
   EXPECT_EQ(Config::parse("a:\n  one\nb:\n- x\n").get<std::string>("a"), "one");
   EXPECT_EQ(Config::parse("a: one\n  two\n").get<std::string>("a"), "one two");
@@ -126,7 +126,7 @@ TEST(ConfigText, BillionLaughsIsRefusedAtOnce) {
     text += "a" + std::to_string(i) + ": &a" + std::to_string(i) + " [" + repeat(alias + ", ", 9) +
             alias + "]\n";
   }
-  EXPECT_THAT(message(text), ::testing::HasSubstr("x.yaml:1: anchors and aliases"));
+  EXPECT_THAT(parse_message(text), ::testing::HasSubstr("x.yaml:1: anchors and aliases"));
 }
 
 }  // namespace halfstep::train

@@ -18,7 +18,7 @@ using halfstep::testing::expect_same_bits;
 using halfstep::testing::TempFolder;
 using ::testing::ElementsAre;
 
-const fs::path kGolden = HALFSTEP_TEST_SOURCES "/golden";
+const fs::path kGoldenFolder = HALFSTEP_TEST_SOURCES "/golden";
 
 class ImageFolderTest : public ::testing::Test {
  protected:
@@ -32,7 +32,7 @@ class ImageFolderTest : public ::testing::Test {
 
   void put(const char* golden, const fs::path& name) const {
     fs::create_directories((folder_.path() / name).parent_path());
-    fs::copy_file(kGolden / golden, folder_.path() / name);
+    fs::copy_file(kGoldenFolder / golden, folder_.path() / name);
   }
   Config config(const std::string& more = "") const {
     return Config::parse("type: ImageFolder\nroot: " + folder_.path().string() + "\n" + more,
@@ -57,9 +57,9 @@ TEST_F(ImageFolderTest, NumbersClassesAndFilesByName) {
   expect_same_bits(batch.target, at::tensor({int64_t{1}, int64_t{0}, int64_t{1}}));
   ASSERT_EQ(batch.data.sizes(), (std::vector<int64_t>{3, 3, 13, 17}));
   expect_same_bits(batch.data[2],
-                   read_image(kGolden / "rgb.png", ImageColor::rgb).to(at::kFloat).div(255));
+                   read_image(kGoldenFolder / "rgb.png", ImageColor::rgb).to(at::kFloat).div(255));
   expect_same_bits(batch.data[1],
-                   read_image(kGolden / "gray.png", ImageColor::rgb).to(at::kFloat).div(255));
+                   read_image(kGoldenFolder / "gray.png", ImageColor::rgb).to(at::kFloat).div(255));
   EXPECT_EQ(build("color: gray")->get_batch(at::zeros({1}, at::kLong)).data.size(1), 1);
 }
 

@@ -16,7 +16,7 @@ namespace {
 
 using halfstep::testing::expect_same_bits;
 
-const std::filesystem::path kGolden = HALFSTEP_TEST_SOURCES "/golden";
+const std::filesystem::path kGoldenTransforms = HALFSTEP_TEST_SOURCES "/golden";
 
 ImageTransforms make(const std::string& list) {
   auto config = Config::parse("transforms: " + list, "x.yaml");
@@ -41,9 +41,10 @@ at::Tensor bytes(const at::Tensor& values) {
 }  // namespace
 
 TEST(ImageTransforms, ResizeHasThePixelsOfPillow) {
-  const auto rgb = read_image(kGolden / "rgb.png", ImageColor::rgb);
+  const auto rgb = read_image(kGoldenTransforms / "rgb.png", ImageColor::rgb);
   int compared = 0;
-  for (const auto& [name, expected] : load_safetensors(kGolden / "expected.safetensors").tensors) {
+  for (const auto& [name, expected] :
+       load_safetensors(kGoldenTransforms / "expected.safetensors").tensors) {
     if (!name.starts_with("resized/")) continue;
     SCOPED_TRACE(name);
     const auto size = c10::str("[", expected.size(1), ", ", expected.size(2), "]");

@@ -12,10 +12,10 @@ namespace halfstep::train {
 
 namespace {
 
-const char* const plain = "optim_wrapper:\n  type: OptimWrapper\n";
+const char* const plain_wrapper = "optim_wrapper:\n  type: OptimWrapper\n";
 
 // The settings of a config that has nothing but an optim_wrapper.
-AmpSettings read(const std::string& fp16, const std::string& wrapper = plain) {
+AmpSettings read_older(const std::string& fp16, const std::string& wrapper = plain_wrapper) {
   auto config = Config::parse(wrapper + "fp16: " + fp16 + "\n", "x.yaml");
   apply_older_keys(config);
   auto optim_wrapper = config.child("optim_wrapper");
@@ -39,7 +39,7 @@ std::string message(const std::string& text) {
 
 // The three lines of MMCV's page on AMP.
 TEST(OlderFp16, MeansWhatItDidInMmcv) {
-  const auto fixed = read("{loss_scale: 512.}");
+  const auto fixed = read_older("{loss_scale: 512.}");
   EXPECT_TRUE(fixed.enabled);
   EXPECT_EQ(fixed.dtype, c10::kHalf);
   EXPECT_EQ(fixed.loss_scale.dialect, "mmcv_static");
@@ -47,31 +47,32 @@ TEST(OlderFp16, MeansWhatItDidInMmcv) {
   EXPECT_FALSE(fixed.loss_scale.options.dynamic());
   EXPECT_TRUE(fixed.loss_scale.options.check_overflow()) << "a step with inf is skipped";
 
-  const auto dynamic = read("{loss_scale: dynamic}");
+  const auto dynamic = read_older("{loss_scale: dynamic}");
   EXPECT_EQ(dynamic.loss_scale.dialect, "torch");
   EXPECT_EQ(dynamic.loss_scale.options.init_scale(), 65536);
   EXPECT_TRUE(dynamic.scaling);
 
-  const auto mapping = read("{loss_scale: {init_scale: 512., mode: dynamic}}");
+  const auto mapping = read_older("{loss_scale: {init_scale: 512., mode: dynamic}}");
   EXPECT_EQ(mapping.loss_scale.dialect, "mmcv_legacy");
   EXPECT_EQ(mapping.loss_scale.options.init_scale(), 512);
   EXPECT_EQ(mapping.loss_scale.options.growth_interval(), 1000);
   EXPECT_EQ(mapping.loss_scale.options.min_scale(), 1);
 
-  const auto torch = read("{loss_scale: {init_scale: 512., growth_interval: 100}}");
+  const auto torch = read_older("{loss_scale: {init_scale: 512., growth_interval: 100}}");
   EXPECT_EQ(torch.loss_scale.dialect, "torch");
   EXPECT_EQ(torch.loss_scale.options.growth_interval(), 100);
 
-  EXPECT_EQ(read("{loss_scale: 512}").loss_scale.options.init_scale(), 512);
-  EXPECT_EQ(read("{}").describe_scale(), "static 512") << "Fp16OptimizerHook's default";
-  EXPECT_FALSE(read("null").enabled);
+  EXPECT_EQ(read_older("{loss_scale: 512}").loss_scale.options.init_scale(), 512);
+  EXPECT_EQ(read_older("{}").describe_scale(), "static 512") << "Fp16OptimizerHook's default";
+  EXPECT_FALSE(read_older("null").enabled);
 }
 
 TEST(OlderFp16, AgreesWithAnAmpOptimWrapper) {
-  EXPECT_EQ(read("{loss_scale: 64.}", "optim_wrapper: {type: AmpOptimWrapper, dtype: float16}\n")
-                .describe_scale(),
-            "static 64");
-  EXPECT_EQ(read("{loss_scale: 64.}", "optim_wrapper: {}\n").describe_scale(), "static 64");
+  EXPECT_EQ(
+      read_older("{loss_scale: 64.}", "optim_wrapper: {type: AmpOptimWrapper, dtype: float16}\n")
+          .describe_scale(),
+      "static 64");
+  EXPECT_EQ(read_older("{loss_scale: 64.}", "optim_wrapper: {}\n").describe_scale(), "static 64");
 }
 
 TEST(OlderFp16, IsOfOneOptimizer) {
@@ -83,7 +84,7 @@ TEST(OlderFp16, IsOfOneOptimizer) {
 
 TEST(OlderFp16, MovesIntoTheOptimWrapper) {
   auto config =
-      Config::parse(std::string(plain) + "fp16: {loss_scale: {init_scale: 8}}\n", "x.yaml");
+      Config::parse(std::string(plain_wrapper) + "fp16: {loss_scale: {init_scale: 8}}\n", "x.yaml");
   apply_older_keys(config);
   const std::string moved = config.resolved();
   EXPECT_EQ(moved,
@@ -119,15 +120,17 @@ TEST(OlderFp16, ConflictsAreErrorsThatNameBothPlaces) {
 }
 
 TEST(OlderFp16, IsReadStrictly) {
-  EXPECT_ERROR(read("{loss_scales: 512.}"), UsageError,
+  EXPECT_ERROR(read_older("{loss_scales: 512.}"), UsageError,
                "[config] x.yaml:3: unknown key 'loss_scales' in fp16; allowed: loss_scale");
-  EXPECT_ERROR(read("{loss_scale: 512., coalesce: false}"), UsageError, "unknown key 'coalesce'");
-  EXPECT_ERROR(read("{loss_scale: auto}"), UsageError,
+  EXPECT_ERROR(read_older("{loss_scale: 512., coalesce: false}"), UsageError,
+               "unknown key 'coalesce'");
+  EXPECT_ERROR(read_older("{loss_scale: auto}"), UsageError,
                "[config] x.yaml:3: fp16.loss_scale must be dynamic, a number or a mapping, but got "
                "auto");
-  EXPECT_ERROR(read("{loss_scale: {init_scale: x}}"), UsageError,
+  EXPECT_ERROR(read_older("{loss_scale: {init_scale: x}}"), UsageError,
                "[config] x.yaml:3: fp16.loss_scale.init_scale must be a number, but got x");
-  EXPECT_ERROR(read("true"), UsageError, "[config] x.yaml:3: fp16 must be a mapping, but got true");
+  EXPECT_ERROR(read_older("true"), UsageError,
+               "[config] x.yaml:3: fp16 must be a mapping, but got true");
   EXPECT_THAT(message("fp16: {}"), ::testing::HasSubstr("key 'optim_wrapper' is missing"));
 }
 

@@ -13,7 +13,8 @@ namespace halfstep::train {
 
 namespace {
 
-std::optional<OpPolicy> read(const std::string& yaml, c10::DeviceType device_type = c10::kCPU) {
+std::optional<OpPolicy> read_policy(const std::string& yaml,
+                                    c10::DeviceType device_type = c10::kCPU) {
   auto config = Config::parse(yaml, "x.yaml");
   auto policy = read_policy(config, device_type);
   config.finish();
@@ -23,40 +24,40 @@ std::optional<OpPolicy> read(const std::string& yaml, c10::DeviceType device_typ
 }  // namespace
 
 TEST(PolicySettings, AreNoneWithoutTheKey) {
-  EXPECT_FALSE(read("{}"));
+  EXPECT_FALSE(read_policy("{}"));
 }
 
 TEST(PolicySettings, ReadAPresetAndItsChanges) {
   const auto policy =
-      read("{autocast: {policy: torch, ops: {softmax: float32, linear: keep, bmm: none}}}");
+      read_policy("{autocast: {policy: torch, ops: {softmax: float32, linear: keep, bmm: none}}}");
   ASSERT_TRUE(policy);
   EXPECT_EQ(policy->base(), "torch(cpu)");
   EXPECT_EQ(policy->rule("softmax.int"), CastRule::float32);
   EXPECT_EQ(policy->rule("addmm"), CastRule::keep);
   EXPECT_EQ(policy->rule("bmm"), std::nullopt);
   EXPECT_EQ(policy->rule("mm"), CastRule::lower_precision);
-  EXPECT_EQ(read("{autocast: {}}", c10::kCUDA)->base(), "torch(cuda)");
+  EXPECT_EQ(read_policy("{autocast: {}}", c10::kCUDA)->base(), "torch(cuda)");
 }
 
 // A family first, then one of its ops.
 TEST(PolicySettings, ApplyChangesInTheOrderWritten) {
-  const auto policy = read("{autocast: {ops: {matmul: float32, mm: lower_precision}}}");
+  const auto policy = read_policy("{autocast: {ops: {matmul: float32, mm: lower_precision}}}");
   EXPECT_EQ(policy->rule("mm"), CastRule::lower_precision);
   EXPECT_EQ(policy->rule("bmm"), CastRule::float32);
-  const auto other = read("{autocast: {ops: {mm: lower_precision, matmul: float32}}}");
+  const auto other = read_policy("{autocast: {ops: {mm: lower_precision, matmul: float32}}}");
   EXPECT_EQ(other->rule("mm"), CastRule::float32);
 }
 
 TEST(PolicySettings, SayWhereTheyAreWrong) {
-  EXPECT_ERROR(read("autocast:\n  ops:\n    sofmax: float32"), UsageError,
+  EXPECT_ERROR(read_policy("autocast:\n  ops:\n    sofmax: float32"), UsageError,
                "[config] x.yaml:3: autocast: an op must be one that LibTorch has, but got 'sofmax'",
                "did you mean 'softmax'?");
-  EXPECT_ERROR(read("autocast:\n  ops:\n    softmax: float23"), UsageError,
+  EXPECT_ERROR(read_policy("autocast:\n  ops:\n    softmax: float23"), UsageError,
                "[config] x.yaml:3: ", "but got 'float23'", "did you mean 'float32'?");
-  EXPECT_ERROR(read("autocast:\n  policy: toch"), UsageError,
+  EXPECT_ERROR(read_policy("autocast:\n  policy: toch"), UsageError,
                "[config] x.yaml:2: ", "a preset must be torch,", "did you mean 'torch'?");
-  EXPECT_ERROR(read("{autocast: {opps: {}}}"), UsageError, "unknown key 'opps'");
-  EXPECT_ERROR(read("{autocast: {ops: {softmax: 3}}}"), UsageError, "x.yaml:1");
+  EXPECT_ERROR(read_policy("{autocast: {opps: {}}}"), UsageError, "unknown key 'opps'");
+  EXPECT_ERROR(read_policy("{autocast: {ops: {softmax: 3}}}"), UsageError, "x.yaml:1");
 }
 
 TEST(PolicySettings, ReadRulesByModuleAndBindThem) {
@@ -96,7 +97,7 @@ TEST(PolicySettings, SaveAndLoad) {
   EXPECT_EQ(yaml,
             "{policy: mmcv, ops: {\"softmax\": float32, \"bmm\": none, \"conv1d.default\": keep, "
             "\"mm\": promote}}");
-  const auto again = read("autocast: " + yaml);
+  const auto again = read_policy("autocast: " + yaml);
   EXPECT_EQ(again->rules(), policy.rules());
   EXPECT_EQ(policy_to_yaml(*again), yaml);
 
@@ -104,20 +105,20 @@ TEST(PolicySettings, SaveAndLoad) {
   const auto with_modules = policy_to_yaml(policy);
   EXPECT_THAT(with_modules,
               ::testing::HasSubstr(", modules: {'head.*': float32, 'it''s\\.\\d': keep}}"));
-  EXPECT_EQ(read("autocast: " + with_modules)->module_rules(), policy.module_rules());
+  EXPECT_EQ(read_policy("autocast: " + with_modules)->module_rules(), policy.module_rules());
 
   // Set again by a rule that some overloads can't follow, which keep the first.
   OpPolicy twice;
   twice.set("norm", CastRule::float32).set("norm", CastRule::float32_append_dtype);
   ASSERT_EQ(twice.rule("norm.Scalar"), CastRule::float32_append_dtype);
   ASSERT_EQ(twice.rule("norm.ScalarOpt_dtype"), CastRule::float32);
-  EXPECT_EQ(read("autocast: " + policy_to_yaml(twice))->rules(), twice.rules());
+  EXPECT_EQ(read_policy("autocast: " + policy_to_yaml(twice))->rules(), twice.rules());
 
   const OpPolicy none;
-  EXPECT_EQ(read("autocast: " + policy_to_yaml(none))->rules(), none.rules());
+  EXPECT_EQ(read_policy("autocast: " + policy_to_yaml(none))->rules(), none.rules());
   auto merged = OpPolicy();
   merged.merge(OpPolicy::torch(c10::kCUDA));
-  EXPECT_EQ(read("autocast: " + policy_to_yaml(merged))->rules(), merged.rules());
+  EXPECT_EQ(read_policy("autocast: " + policy_to_yaml(merged))->rules(), merged.rules());
 }
 
 TEST(PolicySettings, ArePartOfTheAmpSettings) {

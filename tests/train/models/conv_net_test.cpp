@@ -15,7 +15,7 @@
 namespace halfstep::train {
 namespace {
 
-std::shared_ptr<BaseModel> build(const std::string& yaml) {
+std::shared_ptr<BaseModel> build_conv_net(const std::string& yaml) {
   Config config = Config::parse("m: " + yaml, "x.yaml");
   Config child = config.child("m");
   auto model = models().build(child);
@@ -28,19 +28,19 @@ class ConvNetModel : public testing::DeviceTest {};
 }  // namespace
 
 TEST_P(ConvNetModel, ScoresImages) {
-  const auto model = build("{type: ConvNet}");
+  const auto model = build_conv_net("{type: ConvNet}");
   model->to(device());
   EXPECT_EQ(model->forward(torch::randn({3, 1, 28, 28}, device())).sizes(),
             (std::vector<int64_t>{3, 10}));
-  const auto other =
-      build("{type: ConvNet, in_channels: 3, image_size: 9, channels: [4, 5, 6], classes: 2}");
+  const auto other = build_conv_net(
+      "{type: ConvNet, in_channels: 3, image_size: 9, channels: [4, 5, 6], classes: 2}");
   other->to(device());
   EXPECT_EQ(other->forward(torch::randn({2, 3, 9, 9}, device())).sizes(),
             (std::vector<int64_t>{2, 2}));
 }
 
 TEST_P(ConvNetModel, DropsAndNormalisesInTrainingOnly) {
-  const auto model = build("{type: ConvNet, channels: [4], dropout: 0.5}");
+  const auto model = build_conv_net("{type: ConvNet, channels: [4], dropout: 0.5}");
   model->to(device());
   const auto input = torch::randn({8, 1, 28, 28}, device());
   const auto mean_before = model->named_buffers()["bn1.running_mean"].clone();
@@ -54,7 +54,7 @@ TEST_P(ConvNetModel, DropsAndNormalisesInTrainingOnly) {
 
 TEST_P(ConvNetModel, Learns) {
   torch::manual_seed(1);
-  const auto model = build("{type: ConvNet, channels: [4, 8], dropout: 0.1, classes: 3}");
+  const auto model = build_conv_net("{type: ConvNet, channels: [4, 8], dropout: 0.1, classes: 3}");
   model->to(device());
   const auto input = torch::randn({12, 1, 28, 28}, device());
   const auto target = torch::arange(12, torch::TensorOptions(device()).dtype(torch::kLong)) % 3;
@@ -75,7 +75,7 @@ HALFSTEP_ON_EACH_DEVICE(ConvNetModel);
 
 TEST(ConvNet, NamesItsParametersInOrder) {
   std::vector<std::string> names;
-  const auto model = build("{type: ConvNet}");
+  const auto model = build_conv_net("{type: ConvNet}");
   for (const auto& item : model->named_parameters()) names.push_back(item.key());
   EXPECT_EQ(names, (std::vector<std::string>{"conv1.weight", "conv1.bias", "bn1.weight", "bn1.bias",
                                              "conv2.weight", "conv2.bias", "bn2.weight", "bn2.bias",
@@ -97,13 +97,13 @@ TEST(ConvNet, MisuseIsAnError) {
       {"channels: [1, 1, 1, 1, 1]", "m.channels must have fewer entries: each halves the images"},
   };
   for (const auto& c : cases)
-    EXPECT_ERROR(build(std::string("{type: ConvNet, ") + c.yaml + "}"), UsageError,
+    EXPECT_ERROR(build_conv_net(std::string("{type: ConvNet, ") + c.yaml + "}"), UsageError,
                  "[config] x.yaml:1: ", c.expected);
   ConvNet::Options options;
   options.dropout = 2;
   EXPECT_ERROR(ConvNet{options}, UsageError,
                "[ConvNet] dropout must be in [0, 1), but got 2; change that option");
-  EXPECT_ERROR(build("{type: ConvNet}")->forward(torch::zeros({2, 28, 28})), UsageError,
+  EXPECT_ERROR(build_conv_net("{type: ConvNet}")->forward(torch::zeros({2, 28, 28})), UsageError,
                "[ConvNet::forward] input must have shape (n, 1, 28, 28), but got [2, 28, 28]");
 }
 

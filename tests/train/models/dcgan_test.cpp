@@ -24,7 +24,7 @@ constexpr const char* kSmall =
     "discriminator: {type: DcganDiscriminator, input_scale: 8, output_scale: 4, base_channels: 8}\n"
     "noise_size: 6\n";
 
-std::shared_ptr<Dcgan> build(const std::string& more = "", const std::string& yaml = kSmall) {
+std::shared_ptr<Dcgan> build_dcgan(const std::string& more = "", const std::string& yaml = kSmall) {
   auto config = Config::parse(yaml + more, "x.yaml");
   auto model = std::dynamic_pointer_cast<Dcgan>(models().build(config));
   config.finish();
@@ -36,7 +36,7 @@ struct Training {
   explicit Training(const AmpOptimWrapperOptions& options, const std::string& more = "",
                     c10::Device device = c10::kCPU, double lr = 1e-3) {
     torch::manual_seed(3);
-    model = build(more);
+    model = build_dcgan(more);
     model->to(device);
     const auto wrapper = [&](torch::nn::Module& part) {
       return std::make_shared<AmpOptimWrapper>(
@@ -67,7 +67,7 @@ class DcganModel : public halfstep::testing::DeviceTest {};
 }  // namespace
 
 TEST_P(DcganModel, MakesImagesAndScoresThem) {
-  const auto model = build();
+  const auto model = build_dcgan();
   model->to(device());
   const auto images = model->forward(model->make_noise(5));
   EXPECT_EQ(images.sizes(), (torch::IntArrayRef{5, 1, 8, 8}));
@@ -139,7 +139,7 @@ TEST(DcganTraining, LearnsInEachPrecision) {
 }
 
 TEST(DcganTraining, GivesImagesAsTheDataSetHasThem) {
-  const auto model = build();
+  const auto model = build_dcgan();
   model->set_data_preprocessor(
       std::make_shared<DataPreprocessorImpl>(std::vector{0.5}, std::vector{0.5}));
   model->eval();
@@ -151,14 +151,14 @@ TEST(DcganTraining, GivesImagesAsTheDataSetHasThem) {
 }
 
 TEST(DcganConfig, GeneratorAndModelAgreeOnTheNoise) {
-  EXPECT_EQ(build()->options().noise_size, 6);
+  EXPECT_EQ(build_dcgan()->options().noise_size, 6);
   const std::string parts =
       "type: Dcgan\ndiscriminator: {type: DcganDiscriminator}\ngenerator: {type: DcganGenerator";
-  EXPECT_EQ(build("", parts + ", noise_size: 9}")->options().noise_size, 9);
-  EXPECT_EQ(build("", parts + ", noise_size: 9}\nnoise_size: 9")->options().noise_size, 9);
-  EXPECT_ERROR(build("", parts + ", noise_size: 9}\nnoise_size: 8"), UsageError,
+  EXPECT_EQ(build_dcgan("", parts + ", noise_size: 9}")->options().noise_size, 9);
+  EXPECT_EQ(build_dcgan("", parts + ", noise_size: 9}\nnoise_size: 9")->options().noise_size, 9);
+  EXPECT_ERROR(build_dcgan("", parts + ", noise_size: 9}\nnoise_size: 8"), UsageError,
                "x.yaml:4: noise_size must be the generator's, 9, but got 8");
-  const auto standard = build("", parts + "}");
+  const auto standard = build_dcgan("", parts + "}");
   EXPECT_EQ(standard->predict(standard->make_noise(2)).sizes(), (torch::IntArrayRef{2, 1, 28, 28}));
 }
 
@@ -175,11 +175,11 @@ TEST(DcganConfig, RefusesDataToValidateOnBeforeItIsTrained) {
 }
 
 TEST(DcganConfig, ErrorsNameTheKey) {
-  EXPECT_ERROR(build("generator_steps: 0"), UsageError, "x.yaml:5: generator_steps",
+  EXPECT_ERROR(build_dcgan("generator_steps: 0"), UsageError, "x.yaml:5: generator_steps",
                "at least 1, but got 0");
-  EXPECT_ERROR(build("generator_step: 2"), UsageError, "did you mean 'generator_steps'");
-  EXPECT_ERROR(build("", "type: Dcgan\ndiscriminator: {type: DcganDiscriminator}"), UsageError,
-               "key 'generator' is missing");
+  EXPECT_ERROR(build_dcgan("generator_step: 2"), UsageError, "did you mean 'generator_steps'");
+  EXPECT_ERROR(build_dcgan("", "type: Dcgan\ndiscriminator: {type: DcganDiscriminator}"),
+               UsageError, "key 'generator' is missing");
   const auto build_part = [](const std::string& yaml) {
     auto config = Config::parse(yaml, "x.yaml");
     models().build(config);

@@ -14,7 +14,7 @@
 namespace halfstep::train {
 namespace {
 
-std::shared_ptr<BaseModel> build(const std::string& yaml) {
+std::shared_ptr<BaseModel> build_gpt(const std::string& yaml) {
   Config config = Config::parse("m: " + yaml, "x.yaml");
   Config child = config.child("m");
   auto model = models().build(child);
@@ -30,7 +30,7 @@ class GptModel : public testing::DeviceTest {};
 }  // namespace
 
 TEST_P(GptModel, ScoresDependOnEarlierTokensOnly) {
-  const auto model = build(tiny);
+  const auto model = build_gpt(tiny);
   model->to(device());
   const auto tokens = torch::randint(11, {3, 6}, device()).to(torch::kLong);
   const auto scores = model->forward(tokens);
@@ -46,7 +46,7 @@ TEST_P(GptModel, ScoresDependOnEarlierTokensOnly) {
 }
 
 TEST_P(GptModel, TakesShorterSequences) {
-  const auto model = build(tiny);
+  const auto model = build_gpt(tiny);
   model->to(device());
   const auto tokens = torch::randint(11, {3, 6}, device()).to(torch::kLong);
   const auto whole = model->forward(tokens).reshape({3, 6, 11});
@@ -56,7 +56,7 @@ TEST_P(GptModel, TakesShorterSequences) {
 
 TEST_P(GptModel, Learns) {
   torch::manual_seed(1);
-  const auto model = build(tiny);
+  const auto model = build_gpt(tiny);
   model->to(device());
   const auto tokens = torch::arange(24, device()).reshape({4, 6}) % 11;
   const auto target = ((tokens + 1) % 11).flatten();
@@ -76,17 +76,17 @@ TEST_P(GptModel, Learns) {
 HALFSTEP_ON_EACH_DEVICE(GptModel);
 
 TEST(Gpt, MisuseIsAnError) {
-  EXPECT_ERROR(build("{type: Gpt, vocabulary: 0}"), UsageError,
+  EXPECT_ERROR(build_gpt("{type: Gpt, vocabulary: 0}"), UsageError,
                "[config] x.yaml:1: m.vocabulary must be at least 1, but got 0");
-  EXPECT_ERROR(build("{type: Gpt, context: 0}"), UsageError, "m.context must be at least 1");
-  EXPECT_ERROR(build("{type: Gpt, layers: -1}"), UsageError, "m.layers must be at least 0");
-  EXPECT_ERROR(build("{type: Gpt, heads: 0}"), UsageError, "m.heads must be at least 1");
-  EXPECT_ERROR(build("{type: Gpt, width: 10}"), UsageError,
+  EXPECT_ERROR(build_gpt("{type: Gpt, context: 0}"), UsageError, "m.context must be at least 1");
+  EXPECT_ERROR(build_gpt("{type: Gpt, layers: -1}"), UsageError, "m.layers must be at least 0");
+  EXPECT_ERROR(build_gpt("{type: Gpt, heads: 0}"), UsageError, "m.heads must be at least 1");
+  EXPECT_ERROR(build_gpt("{type: Gpt, width: 10}"), UsageError,
                "m.width must be a multiple of heads, at least 1, but got 10");
   Gpt::Options options;
   options.width = 0;
   EXPECT_ERROR(Gpt{options}, UsageError, "[Gpt] width must be a multiple of heads");
-  EXPECT_ERROR(build(tiny)->forward(torch::zeros({2, 7}, torch::kLong)), UsageError,
+  EXPECT_ERROR(build_gpt(tiny)->forward(torch::zeros({2, 7}, torch::kLong)), UsageError,
                "[Gpt::forward] input must have shape (n, t) with t at most 6, but got [2, 7]");
 }
 

@@ -14,7 +14,7 @@
 namespace halfstep::train {
 namespace {
 
-std::shared_ptr<BaseModel> build(const std::string& yaml) {
+std::shared_ptr<BaseModel> build_mlp(const std::string& yaml) {
   Config config = Config::parse("m: " + yaml, "x.yaml");
   Config child = config.child("m");
   auto model = models().build(child);
@@ -33,7 +33,7 @@ class MlpModel : public testing::DeviceTest {};
 }  // namespace
 
 TEST_P(MlpModel, IsItsLayersWithTheActivationBetween) {
-  const auto model = build("{type: Mlp, sizes: [12, 5, 4, 3]}");
+  const auto model = build_mlp("{type: Mlp, sizes: [12, 5, 4, 3]}");
   model->to(device());
   const auto input = torch::randn({2, 1, 3, 4}, device());
   auto p = model->named_parameters();
@@ -47,7 +47,7 @@ TEST_P(MlpModel, IsItsLayersWithTheActivationBetween) {
 HALFSTEP_ON_EACH_DEVICE(MlpModel);
 
 TEST(Mlp, HasPythonsParameterNamesAndTheSeedsSizesByDefault) {
-  const auto model = build("{type: Mlp}");
+  const auto model = build_mlp("{type: Mlp}");
   EXPECT_EQ(parameter_names(*model),
             (std::vector<std::string>{"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}));
   EXPECT_EQ(model->named_parameters()["fc1.weight"].sizes(), (std::vector<int64_t>{256, 784}));
@@ -57,7 +57,7 @@ TEST(Mlp, HasPythonsParameterNamesAndTheSeedsSizesByDefault) {
 
 TEST(Mlp, StartsAsLibTorchsLayersDo) {
   torch::manual_seed(3);
-  const auto model = build("{type: Mlp, sizes: [7, 5, 2]}");
+  const auto model = build_mlp("{type: Mlp, sizes: [7, 5, 2]}");
   torch::manual_seed(3);
   torch::nn::Linear first(7, 5), second(5, 2);
   auto p = model->named_parameters();
@@ -72,7 +72,7 @@ TEST(Mlp, ActivationsDiffer) {
   for (const char* name : {"relu", "gelu", "silu", "tanh", "sigmoid"}) {
     torch::manual_seed(3);
     const auto model =
-        build(std::string("{type: Mlp, sizes: [4, 8, 2], activation: ") + name + "}");
+        build_mlp(std::string("{type: Mlp, sizes: [4, 8, 2], activation: ") + name + "}");
     outputs.push_back(model->forward(torch::ones({1, 4})));
   }
   for (size_t i = 0; i < outputs.size(); ++i)
@@ -80,16 +80,16 @@ TEST(Mlp, ActivationsDiffer) {
 }
 
 TEST(Mlp, MisuseIsAnError) {
-  EXPECT_ERROR(build("{type: Mlp, sizes: [784]}"), UsageError,
+  EXPECT_ERROR(build_mlp("{type: Mlp, sizes: [784]}"), UsageError,
                "[config] x.yaml:1: m.sizes must be at least two sizes (inputs, outputs) of at "
                "least 1, but got [784]");
-  EXPECT_ERROR(build("{type: Mlp, sizes: [4, 0, 2]}"), UsageError, "but got [4, 0, 2]");
-  EXPECT_ERROR(build("{type: Mlp, activation: rely}"), UsageError,
+  EXPECT_ERROR(build_mlp("{type: Mlp, sizes: [4, 0, 2]}"), UsageError, "but got [4, 0, 2]");
+  EXPECT_ERROR(build_mlp("{type: Mlp, activation: rely}"), UsageError,
                "[config] x.yaml:1: m.activation must be one of gelu, relu, sigmoid, silu and tanh, "
                "but got rely");
   EXPECT_ERROR(Mlp(Mlp::Options{{3}, "relu"}), UsageError, "[Mlp] sizes must be at least two");
   EXPECT_ERROR(Mlp(Mlp::Options{{3, 2}, "x"}), UsageError, "[Mlp] activation must be one of");
-  EXPECT_ERROR(build("{type: Mlp}")->forward(torch::zeros({2, 1, 32, 32})), UsageError,
+  EXPECT_ERROR(build_mlp("{type: Mlp}")->forward(torch::zeros({2, 1, 32, 32})), UsageError,
                "[Mlp::forward] input must have 784 numbers in each example, but got shape [2, 1, "
                "32, 32]");
 }

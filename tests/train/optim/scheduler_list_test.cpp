@@ -15,18 +15,18 @@
 namespace halfstep::train {
 namespace {
 
-constexpr double base = 0.1;
+constexpr double kBase = 0.1;
 
-torch::optim::SGD make_optimizer(double lr = base) {
+torch::optim::SGD make_sgd(double lr = kBase) {
   return torch::optim::SGD(std::vector<torch::Tensor>{torch::zeros({1}, torch::requires_grad())},
                            torch::optim::SGDOptions(lr));
 }
 
-double rate(const torch::optim::Optimizer& optimizer) {
+double rate_of(const torch::optim::Optimizer& optimizer) {
   return optimizer.param_groups().front().options().get_lr();
 }
 
-std::vector<ScheduleEntry> read(const std::string& list, bool run_by_epoch = true) {
+std::vector<ScheduleEntry> read_list(const std::string& list, bool run_by_epoch = true) {
   auto config = Config::parse("param_scheduler: " + list, "x.yaml");
   auto result = read_schedulers(config, run_by_epoch);
   config.finish();
@@ -35,7 +35,7 @@ std::vector<ScheduleEntry> read(const std::string& list, bool run_by_epoch = tru
 
 // MMEngine's own recurrences (mmengine/optim/scheduler/param_scheduler.py), each over its interval.
 struct Reference {
-  double lr = base;
+  double lr = kBase;
   void linear(int64_t n, int64_t begin, int64_t end, double start_factor) {
     if (n < begin || n >= end) return;
     const auto step = static_cast<double>(n - begin);
@@ -64,31 +64,33 @@ struct Reference {
 };
 
 TEST(SchedulerList, WarmUpThenCosineAsInMMEngine) {
-  auto optimizer = make_optimizer();
+  auto optimizer = make_sgd();
   SchedulerList list(
-      optimizer, read("[{type: LinearLR, start_factor: 0.001, by_epoch: false, begin: 0, end: 50}, "
-                      "{type: CosineAnnealingLR, by_epoch: false, begin: 50, end: 150, eta_min: "
-                      "1.0e-4}]"));
+      optimizer,
+      read_list("[{type: LinearLR, start_factor: 0.001, by_epoch: false, begin: 0, end: 50}, "
+                "{type: CosineAnnealingLR, by_epoch: false, begin: 50, end: 150, eta_min: "
+                "1.0e-4}]"));
   Reference reference;
   for (int64_t n = 0; n < 200; ++n) {
     if (n > 0) list.step_iter();
     reference.linear(n, 0, 50, 0.001);
     reference.cosine(n, 50, 150, 1e-4);
-    ASSERT_NEAR(rate(optimizer), reference.lr, 1e-12) << n;
+    ASSERT_NEAR(rate_of(optimizer), reference.lr, 1e-12) << n;
     if (n == 49) {
-      EXPECT_NEAR(rate(optimizer), base, 1e-12) << "the warm-up ends at the full rate";
+      EXPECT_NEAR(rate_of(optimizer), kBase, 1e-12) << "the warm-up ends at the full rate";
     }
   }
   EXPECT_EQ(list.counts(), (std::vector<int64_t>{199, 199}));
 }
 
 TEST(SchedulerList, OverlappingIntervalsMultiply) {
-  auto optimizer = make_optimizer();
+  auto optimizer = make_sgd();
   SchedulerList list(
-      optimizer, read("[{type: LinearLR, start_factor: 0.1, by_epoch: false, begin: 0, end: 20}, "
-                      "{type: MultiStepLR, by_epoch: false, milestones: [10, 30], gamma: 0.5}, "
-                      "{type: PolynomialLR, by_epoch: false, begin: 25, end: 40, eta_min: "
-                      "0.001, power: 2.0}]"));
+      optimizer,
+      read_list("[{type: LinearLR, start_factor: 0.1, by_epoch: false, begin: 0, end: 20}, "
+                "{type: MultiStepLR, by_epoch: false, milestones: [10, 30], gamma: 0.5}, "
+                "{type: PolynomialLR, by_epoch: false, begin: 25, end: 40, eta_min: "
+                "0.001, power: 2.0}]"));
   Reference reference;
   for (int64_t n = 0; n < 60; ++n) {
     if (n > 0) list.step_iter();
@@ -96,46 +98,46 @@ TEST(SchedulerList, OverlappingIntervalsMultiply) {
     reference.multi_step(n, 0, 10, 0.5);
     reference.multi_step(n, 0, 30, 0.5);
     reference.poly(n, 25, 40, 0.001, 2);
-    ASSERT_NEAR(rate(optimizer), reference.lr, 1e-12) << n;
+    ASSERT_NEAR(rate_of(optimizer), reference.lr, 1e-12) << n;
   }
 }
 
 TEST(SchedulerList, EpochsAndStepsTakeTurns) {
-  auto optimizer = make_optimizer();
+  auto optimizer = make_sgd();
   SchedulerList list(optimizer,
-                     read("[{type: LinearLR, start_factor: 0.5, by_epoch: false, end: 5}, "
-                          "{type: ExponentialLR, gamma: 0.1}]"));
-  EXPECT_DOUBLE_EQ(rate(optimizer), base * 0.5);
+                     read_list("[{type: LinearLR, start_factor: 0.5, by_epoch: false, end: 5}, "
+                               "{type: ExponentialLR, gamma: 0.1}]"));
+  EXPECT_DOUBLE_EQ(rate_of(optimizer), kBase * 0.5);
   for (int i = 0; i < 8; ++i) list.step_iter();
-  EXPECT_NEAR(rate(optimizer), base, 1e-15);
+  EXPECT_NEAR(rate_of(optimizer), kBase, 1e-15);
   list.step_epoch();
-  EXPECT_NEAR(rate(optimizer), base * 0.1, 1e-15);
+  EXPECT_NEAR(rate_of(optimizer), kBase * 0.1, 1e-15);
   EXPECT_EQ(list.counts(), (std::vector<int64_t>{8, 1}));
 }
 
 // A rate of nothing above its floor has no ratio to go on with.
 TEST(SchedulerList, ACosineThatRisesAgain) {
-  auto optimizer = make_optimizer();
-  SchedulerList list(optimizer, read("[{type: CosineAnnealingLR, T_max: 5, begin: 2}]"));
+  auto optimizer = make_sgd();
+  SchedulerList list(optimizer, read_list("[{type: CosineAnnealingLR, T_max: 5, begin: 2}]"));
   const auto alone = optim::cosine_annealing_lr(5);
   for (int64_t n = 1; n < 20; ++n) {
     list.step_epoch();
-    EXPECT_NEAR(rate(optimizer), alone.rate(base, std::max<int64_t>(n - 2, 0)), 1e-12) << n;
+    EXPECT_NEAR(rate_of(optimizer), alone.rate(kBase, std::max<int64_t>(n - 2, 0)), 1e-12) << n;
   }
 }
 
 TEST(SchedulerList, OneThatActsThroughoutIsAFunctionOfItsCount) {
-  auto optimizer = make_optimizer();
-  SchedulerList list(optimizer, read("[{type: CosineAnnealingLR, T_max: 7}]"));
+  auto optimizer = make_sgd();
+  SchedulerList list(optimizer, read_list("[{type: CosineAnnealingLR, T_max: 7}]"));
   const auto alone = optim::cosine_annealing_lr(7);
   for (int64_t n = 1; n < 20; ++n) {
     list.step_epoch();
-    EXPECT_EQ(rate(optimizer), alone.rate(base, n));
+    EXPECT_EQ(rate_of(optimizer), alone.rate(kBase, n));
   }
-  auto other = make_optimizer();
-  SchedulerList resumed(other, read("[{type: CosineAnnealingLR, T_max: 7}]"));
+  auto other = make_sgd();
+  SchedulerList resumed(other, read_list("[{type: CosineAnnealingLR, T_max: 7}]"));
   resumed.set_counts(list.counts());
-  EXPECT_EQ(rate(other), rate(optimizer));
+  EXPECT_EQ(rate_of(other), rate_of(optimizer));
   EXPECT_ERROR(resumed.set_counts({1, 2}), EnvironmentError, "for each of 1 schedules", "[1, 2]");
   EXPECT_ERROR(resumed.set_counts({-1}), EnvironmentError, "at least 0");
 }
@@ -145,11 +147,11 @@ TEST(SchedulerList, AlsoMovesARateThatNoGroupHas) {
        {"[{type: ExponentialLR, gamma: 0.5}]",
         "[{type: LinearLR, start_factor: 0.1, by_epoch: false, end: 3}, {type: ExponentialLR, "
         "gamma: 0.5}]"}) {
-    auto optimizer = make_optimizer(0.1);
+    auto optimizer = make_sgd(0.1);
     torch::optim::SGDOptions also(2);
-    SchedulerList schedulers(optimizer, read(list), &also);
+    SchedulerList schedulers(optimizer, read_list(list), &also);
     for (int i = 0; i < 4; ++i) {
-      EXPECT_DOUBLE_EQ(also.lr(), 20 * rate(optimizer)) << list << i;
+      EXPECT_DOUBLE_EQ(also.lr(), 20 * rate_of(optimizer)) << list << i;
       schedulers.step_iter();
       schedulers.step_epoch();
     }
@@ -158,25 +160,25 @@ TEST(SchedulerList, AlsoMovesARateThatNoGroupHas) {
 }
 
 TEST(SchedulerList, WithoutSchedulesRatesStay) {
-  auto optimizer = make_optimizer();
-  SchedulerList list(optimizer, read("[]"));
+  auto optimizer = make_sgd();
+  SchedulerList list(optimizer, read_list("[]"));
   list.step_epoch();
   list.step_iter();
-  EXPECT_EQ(rate(optimizer), base);
+  EXPECT_EQ(rate_of(optimizer), kBase);
   EXPECT_TRUE(list.empty());
 }
 
 TEST(SchedulerList, Errors) {
-  EXPECT_ERROR(read("[{type: StepLR, step_size: 1, begin: 3, end: 3}]"), UsageError,
+  EXPECT_ERROR(read_list("[{type: StepLR, step_size: 1, begin: 3, end: 3}]"), UsageError,
                "[config] x.yaml:1: param_scheduler.0.end must be larger than begin, but got 3");
-  EXPECT_ERROR(read("[{type: StepLR, step_size: 1, begin: -1}]"), UsageError,
+  EXPECT_ERROR(read_list("[{type: StepLR, step_size: 1, begin: -1}]"), UsageError,
                "begin must be at least 0");
-  EXPECT_ERROR(read("[{type: StepLR, step_size: 1}]", false), UsageError,
+  EXPECT_ERROR(read_list("[{type: StepLR, step_size: 1}]", false), UsageError,
                "by_epoch must be false where train_cfg counts iterations");
   EXPECT_ERROR(
-      read("[{type: OneCycleLR, max_lr: 1, total_steps: 9}, {type: StepLR, step_size: 1}]"),
+      read_list("[{type: OneCycleLR, max_lr: 1, total_steps: 9}, {type: StepLR, step_size: 1}]"),
       UsageError, "type must be another one among several", "OneCycleLR");
-  auto optimizer = make_optimizer();
+  auto optimizer = make_sgd();
   EXPECT_ERROR(SchedulerList(optimizer, {{optim::step_lr(1), true, 5, 5}}), UsageError,
                "[SchedulerList] end must be larger than begin", "begin 5 and end 5");
   EXPECT_ERROR(SchedulerList(optimizer, {{optim::one_cycle_lr({1.0, 9}), true, 0, 5}}), UsageError,

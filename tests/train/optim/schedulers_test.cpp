@@ -9,7 +9,7 @@
 namespace halfstep::train {
 namespace {
 
-optim::Schedule build(const std::string& yaml) {
+optim::Schedule build_schedule(const std::string& yaml) {
   Config config = Config::parse("s: " + yaml, "x.yaml");
   Config child = config.child("s");
   auto schedule = schedulers().build(child);
@@ -31,7 +31,7 @@ class SchedulerConfigs : public ::testing::TestWithParam<Case> {};
 }  // namespace
 
 TEST_P(SchedulerConfigs, MakeTheScheduleTheySay) {
-  const auto built = build(GetParam().yaml);
+  const auto built = build_schedule(GetParam().yaml);
   const auto& expected = GetParam().schedule;
   bool changes = false;
   for (int64_t n = 0; n < 20; ++n) {
@@ -103,7 +103,7 @@ TEST(SchedulerKeys, WrongOnesAreErrorsWithTheirPlace) {
       {"{type: ChainedScheduler}", "s is wrong: there must be at least one schedule"},
   };
   for (const auto& c : cases)
-    EXPECT_ERROR(build(c.yaml), UsageError, "[config] x.yaml:1: ", c.expected);
+    EXPECT_ERROR(build_schedule(c.yaml), UsageError, "[config] x.yaml:1: ", c.expected);
 }
 
 }  // namespace halfstep::train

@@ -26,8 +26,8 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 namespace nn = torch::nn;
 
-std::filesystem::path golden(const std::string& name) {
-  return std::filesystem::path(HALFSTEP_TEST_SOURCES "/golden") / (name + ".pth");
+std::filesystem::path golden_weights(const std::string& name) {
+  return std::filesystem::path(HALFSTEP_TEST_SOURCES "/golden_weights") / (name + ".pth");
 }
 
 at::Tensor count(at::IntArrayRef shape, c10::ScalarType dtype = at::kFloat) {
@@ -69,7 +69,7 @@ TEST_P(LoadWeights, TakesPthSafetensorsAndCheckpointsInPlace) {
   checkpoint.tensors["optimizer.x"] = at::ones({1});
   checkpoint.save(folder.path() / "checkpoint.safetensors");
   save_safetensors(folder.path() / "plain.safetensors", {copy_of(*reference), {}});
-  for (const auto& file : {golden("state_dict"), folder.path() / "checkpoint.safetensors",
+  for (const auto& file : {golden_weights("state_dict"), folder.path() / "checkpoint.safetensors",
                            folder.path() / "plain.safetensors"}) {
     SCOPED_TRACE(file.string());
     auto net = make_net();
@@ -94,7 +94,7 @@ TEST_P(LoadWeights, ConvertsDtypesAndSaysSo) {
   auto net = make_net();
   net->to(device());
   // Named "module.…" in the file, as DistributedDataParallel names them.
-  const auto report = load_weights(*net, golden("training"));
+  const auto report = load_weights(*net, golden_weights("training"));
   EXPECT_TRUE(report.is_complete());
   EXPECT_EQ(report.converted.size(), 8u);  // all but num_batches_tracked
   EXPECT_THAT(printed(report),
@@ -102,7 +102,7 @@ TEST_P(LoadWeights, ConvertsDtypesAndSaysSo) {
   expect_same_bits(net->named_parameters()["0.weight"].detach().cpu(), count({3, 4}));
   net->to(torch::kBFloat16);
   // Unlike Python, to() has made the counter of batches a floating-point one, too.
-  EXPECT_EQ(load_weights(*net, golden("state_dict")).converted.size(), 9u);
+  EXPECT_EQ(load_weights(*net, golden_weights("state_dict")).converted.size(), 9u);
   expect_same_bits(net->named_parameters()["0.weight"].detach().cpu(),
                    count({3, 4}, at::kBFloat16));
 }
@@ -112,16 +112,16 @@ TEST(LoadWeightsStrict, ChangesNothingAndNamesWhatDiffers) {
   auto wider = make_net(5);
   const auto before = copy_of(*wider);
   EXPECT_ERROR(
-      load_weights(*wider, golden("state_dict")), EnvironmentError, "[load_weights]",
+      load_weights(*wider, golden_weights("state_dict")), EnvironmentError, "[load_weights]",
       "state_dict.pth must have exactly the module's tensors, but got of another shape (2): "
       "2.bias (here float32 [5], there float32 [2]), 2.weight",
       "strict = false");
   expect_unchanged(*wider, before);
   nn::Sequential longer(nn::Linear(4, 3), nn::BatchNorm1d(3), nn::Linear(3, 2), nn::Linear(2, 2));
-  EXPECT_ERROR(load_weights(*longer, golden("state_dict")), EnvironmentError,
+  EXPECT_ERROR(load_weights(*longer, golden_weights("state_dict")), EnvironmentError,
                "missing (2): 3.bias, 3.weight");
   nn::Sequential shorter(nn::Linear(4, 3));
-  EXPECT_ERROR(load_weights(*shorter, golden("state_dict")), EnvironmentError,
+  EXPECT_ERROR(load_weights(*shorter, golden_weights("state_dict")), EnvironmentError,
                "unexpected (7): 1.bias");
   EXPECT_ERROR(load_weights(*wider, NamedTensors{{"extra", {}}}, "x"), EnvironmentError,
                "unexpected (1): extra (no tensor)");
@@ -132,7 +132,7 @@ TEST(LoadWeightsStrict, ChangesNothingAndNamesWhatDiffers) {
 TEST(LoadWeightsPartial, TakesWhatFitsAndReportsTheRest) {
   nn::Sequential net(nn::Linear(4, 3), nn::BatchNorm1d(3), nn::Linear(3, 5), nn::Linear(2, 2));
   const auto before = copy_of(*net);
-  const auto report = load_weights(*net, golden("state_dict"), {.strict = false});
+  const auto report = load_weights(*net, golden_weights("state_dict"), {.strict = false});
   EXPECT_FALSE(report.is_complete());
   EXPECT_EQ(report.loaded, 7u);
   EXPECT_EQ(report.wanted, 11u);
@@ -140,7 +140,8 @@ TEST(LoadWeightsPartial, TakesWhatFitsAndReportsTheRest) {
   EXPECT_THAT(report.unexpected, IsEmpty());
   EXPECT_THAT(report.reshaped, ElementsAre("2.bias (here float32 [5], there float32 [2])",
                                            "2.weight (here float32 [5, 3], there float32 [2, 3])"));
-  EXPECT_EQ(printed(report), "loaded 7 of 11 tensors from " + golden("state_dict").string() +
+  EXPECT_EQ(printed(report), "loaded 7 of 11 tensors from " +
+                                 golden_weights("state_dict").string() +
                                  "\n"
                                  "missing (2): 3.bias, 3.weight\n"
                                  "of another shape (2): " +
@@ -153,10 +154,12 @@ TEST(LoadWeightsPartial, TakesWhatFitsAndReportsTheRest) {
 
 TEST(LoadWeightsPartial, KeyAndPrefixChoose) {
   auto net = make_net();
-  EXPECT_TRUE(load_weights(*net, golden("two_networks"), {.key = "generator"}).is_complete());
-  EXPECT_ERROR(load_weights(*net, golden("two_networks")), UsageError, "generator, discriminator");
+  EXPECT_TRUE(
+      load_weights(*net, golden_weights("two_networks"), {.key = "generator"}).is_complete());
+  EXPECT_ERROR(load_weights(*net, golden_weights("two_networks")), UsageError,
+               "generator, discriminator");
   nn::Linear linear(4, 3);
-  const auto report = load_weights(*linear, golden("state_dict"), {.prefix = "0."});
+  const auto report = load_weights(*linear, golden_weights("state_dict"), {.prefix = "0."});
   EXPECT_TRUE(report.is_complete());
   expect_same_bits(linear->weight.detach(), count({3, 4}));
   const TempFolder folder;
@@ -193,8 +196,8 @@ TEST(ReadAsCheckpoint, KeepsACheckpointsStateAndMakesOneOfOtherFiles) {
   checkpoint.save(folder.path() / "a");
   EXPECT_TRUE(is_checkpoint(folder.path() / "a"));
   EXPECT_EQ(read_as_checkpoint(folder.path() / "a").state, checkpoint.state);
-  EXPECT_FALSE(is_checkpoint(golden("state_dict")));
-  const auto made = read_as_checkpoint(golden("state_dict"));
+  EXPECT_FALSE(is_checkpoint(golden_weights("state_dict")));
+  const auto made = read_as_checkpoint(golden_weights("state_dict"));
   EXPECT_TRUE(made.state.empty());
   EXPECT_TRUE(made.tensors.contains("model.0.weight"));
 }

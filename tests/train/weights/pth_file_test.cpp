@@ -24,7 +24,7 @@ std::filesystem::path golden(const std::string& name) {
 }
 
 // 0, 1/8, 2/8 … in a shape, as scripts/golden/pth_files.py has it.
-at::Tensor count(at::IntArrayRef shape, c10::ScalarType dtype = at::kFloat) {
+at::Tensor counted(at::IntArrayRef shape, c10::ScalarType dtype = at::kFloat) {
   return (at::arange(c10::multiply_integers(shape), at::kDouble) / 8).to(dtype).view(shape);
 }
 
@@ -50,10 +50,10 @@ TEST(PthFile, ReadsWhatTorchSaves) {
     const auto content = load_pth(golden(name));
     EXPECT_THAT(content.others, ElementsAre());
     ASSERT_EQ(content.tensors.size(), 9u);
-    expect_same_bits(content.tensors.at("0.weight"), count({3, 4}));
-    expect_same_bits(content.tensors.at("1.running_var"), count({3}));
+    expect_same_bits(content.tensors.at("0.weight"), counted({3, 4}));
+    expect_same_bits(content.tensors.at("1.running_var"), counted({3}));
     expect_same_bits(content.tensors.at("1.num_batches_tracked"), at::scalar_tensor(7, at::kLong));
-    expect_same_bits(content.tensors.at("2.bias"), count({2}));
+    expect_same_bits(content.tensors.at("2.bias"), counted({2}));
   }
 }
 
@@ -67,7 +67,7 @@ TEST(PthFile, ReadsEveryDtypeAndView) {
                                                                       {"float", at::kFloat},
                                                                       {"half", at::kHalf},
                                                                       {"bfloat16", at::kBFloat16}})
-    expect_same_bits(tensors.at(name), count({2, 3}, dtype));
+    expect_same_bits(tensors.at(name), counted({2, 3}, dtype));
   expect_same_bits(tensors.at("long"), at::tensor({int64_t{1}, -(int64_t{1} << 40)}));
   for (const auto& [name, dtype] : std::initializer_list<std::pair<const char*, c10::ScalarType>>{
            {"int", at::kInt}, {"short", at::kShort}, {"char", at::kChar}})
@@ -76,11 +76,11 @@ TEST(PthFile, ReadsEveryDtypeAndView) {
   expect_same_bits(tensors.at("bool"), at::tensor({1, 0}).to(at::kBool));
   expect_same_bits(tensors.at("scalar"), at::scalar_tensor(0.375));
   EXPECT_EQ(tensors.at("empty").sizes(), (std::vector<int64_t>{0, 3}));
-  expect_same_bits(tensors.at("transposed").contiguous(), count({2, 3}).t().contiguous());
-  expect_same_bits(tensors.at("expanded").contiguous(), count({3}).expand({2, 3}).contiguous());
-  expect_same_bits(tensors.at("first"), count({12}).narrow(0, 0, 4));
-  expect_same_bits(tensors.at("rest"), count({12}).narrow(0, 4, 8).view({2, 4}));
-  expect_same_bits(tensors.at("parameter"), count({2}));
+  expect_same_bits(tensors.at("transposed").contiguous(), counted({2, 3}).t().contiguous());
+  expect_same_bits(tensors.at("expanded").contiguous(), counted({3}).expand({2, 3}).contiguous());
+  expect_same_bits(tensors.at("first"), counted({12}).narrow(0, 0, 4));
+  expect_same_bits(tensors.at("rest"), counted({12}).narrow(0, 4, 8).view({2, 4}));
+  expect_same_bits(tensors.at("parameter"), counted({2}));
   EXPECT_FALSE(tensors.at("parameter").requires_grad());
   // Ones that shared memory there share it here.
   EXPECT_EQ(static_cast<const float*>(tensors.at("first").const_data_ptr()) + 4,
@@ -90,7 +90,7 @@ TEST(PthFile, ReadsEveryDtypeAndView) {
 TEST(PthFile, FindsTheWeightsAmongTheRestOfATrainingLoop) {
   const auto content = load_pth(golden("training"));
   ASSERT_EQ(content.tensors.size(), 9u);
-  expect_same_bits(content.tensors.at("module.0.weight"), count({3, 4}, at::kHalf));
+  expect_same_bits(content.tensors.at("module.0.weight"), counted({3, 4}, at::kHalf));
   const auto generator = load_pth(golden("two_networks"), "generator");
   EXPECT_EQ(generator.tensors.size(), 9u);
   EXPECT_ERROR(load_pth(golden("two_networks")), UsageError,

@@ -46,14 +46,14 @@ std::string dict(const std::vector<std::pair<std::string, std::string>>& items) 
 }
 
 // Of a file with one storage, data/0, of 48 bytes.
-PthIndex read(const std::string& body, const std::string& key = "") {
+PthIndex read_index(const std::string& body, const std::string& key = "") {
   const auto size = [](const std::string& name) {
     return name == "0" ? std::optional<uint64_t>(48) : std::nullopt;
   };
   return read_state_dict("\x80\x02" + body + ".", key, size, "input");
 }
-PthIndex read(const TensorPickle& tensor) {
-  return read(dict({{"w", tensor.bytes()}}));
+PthIndex read_index(const TensorPickle& tensor) {
+  return read_index(dict({{"w", tensor.bytes()}}));
 }
 std::string names(const PthIndex& index) {
   std::string result;
@@ -66,7 +66,7 @@ constexpr int64_t kLarge = int64_t{1} << 62;
 }  // namespace
 
 TEST(PthIndex, SaysWhereATensorLies) {
-  const auto index = read(TensorPickle{.offset = 1, .shape = {2, 2}, .strides = {1, 5}});
+  const auto index = read_index(TensorPickle{.offset = 1, .shape = {2, 2}, .strides = {1, 5}});
   ASSERT_EQ(index.tensors.size(), 1u);
   const auto& tensor = index.tensors.front();
   EXPECT_EQ(tensor.name, "w");
@@ -78,9 +78,9 @@ TEST(PthIndex, SaysWhereATensorLies) {
 }
 
 TEST(PthIndex, RefusesATensorThatReachesOutOfItsStorage) {
-  EXPECT_NO_THROW(read(TensorPickle{.shape = {0, 3}, .strides = {3, 1}}));
-  EXPECT_NO_THROW(read(TensorPickle{.offset = 11, .shape = {}, .strides = {}}));
-  EXPECT_NO_THROW(read(TensorPickle{.shape = {5, 1}, .strides = {0, 99}}));
+  EXPECT_NO_THROW(read_index(TensorPickle{.shape = {0, 3}, .strides = {3, 1}}));
+  EXPECT_NO_THROW(read_index(TensorPickle{.offset = 11, .shape = {}, .strides = {}}));
+  EXPECT_NO_THROW(read_index(TensorPickle{.shape = {5, 1}, .strides = {0, 99}}));
   for (const auto& [tensor, rule] : std::initializer_list<std::pair<TensorPickle, const char*>>{
            {{.shape = {3, 5}}, "'w' must lie in its storage of 12 elements"},
            {{.offset = 1}, "must lie in its storage"},
@@ -95,40 +95,40 @@ TEST(PthIndex, RefusesATensorThatReachesOutOfItsStorage) {
            {{.numel = 13}, "must have 13 elements, but has only 48 bytes"},
            {{.storage = "DoubleStorage"}, "must have 12 elements, but has only 48 bytes"},
            {{.key = "1"}, "must be in the file, but there is no data/1"}})
-    EXPECT_ERROR(read(tensor), EnvironmentError, "[pth] input: ", rule, "get it again");
-  EXPECT_ERROR(read(TensorPickle{.storage = "ComplexFloatStorage"}), EnvironmentError,
+    EXPECT_ERROR(read_index(tensor), EnvironmentError, "[pth] input: ", rule, "get it again");
+  EXPECT_ERROR(read_index(TensorPickle{.storage = "ComplexFloatStorage"}), EnvironmentError,
                "'torch.ComplexFloatStorage'");
-  EXPECT_ERROR(read(TensorPickle{.more = dict({{"neg", "\x88"}})}), EnvironmentError,
+  EXPECT_ERROR(read_index(TensorPickle{.more = dict({{"neg", "\x88"}})}), EnvironmentError,
                "is a negated or conjugated view", "clone()");
 }
 
 TEST(PthIndex, FindsTheStateDict) {
   const auto w = TensorPickle{}.bytes();
   const auto state = dict({{"w", w}, {"n", number(1)}});
-  EXPECT_EQ(names(read(state)), "w ");
-  EXPECT_THAT(read(state).others, ElementsAre("n"));
-  EXPECT_EQ(names(read(dict({{"step", w}, {"state_dict", state}}))), "w ");
-  EXPECT_EQ(names(read(dict({{"model", dict({{"state_dict", state}})}}))), "w ");
-  EXPECT_EQ(names(read(dict({{"mine", state}, {"epoch", number(1)}}))), "w ");
+  EXPECT_EQ(names(read_index(state)), "w ");
+  EXPECT_THAT(read_index(state).others, ElementsAre("n"));
+  EXPECT_EQ(names(read_index(dict({{"step", w}, {"state_dict", state}}))), "w ");
+  EXPECT_EQ(names(read_index(dict({{"model", dict({{"state_dict", state}})}}))), "w ");
+  EXPECT_EQ(names(read_index(dict({{"mine", state}, {"epoch", number(1)}}))), "w ");
   const auto two = dict({{"a", state}, {"b", dict({{"v", w}})}});
-  EXPECT_EQ(names(read(two, "b")), "v ");
-  EXPECT_ERROR(read(two), UsageError, "or its key must be said, but its keys are a, b",
+  EXPECT_EQ(names(read_index(two, "b")), "v ");
+  EXPECT_ERROR(read_index(two), UsageError, "or its key must be said, but its keys are a, b",
                "LoadWeightsOptions::key");
-  EXPECT_ERROR(read(two, "c"), UsageError, "under the key 'c', but its keys are a, b");
-  EXPECT_ERROR(read(dict({{"epoch", number(1)}})), UsageError, "must hold tensors",
+  EXPECT_ERROR(read_index(two, "c"), UsageError, "under the key 'c', but its keys are a, b");
+  EXPECT_ERROR(read_index(dict({{"epoch", number(1)}})), UsageError, "must hold tensors",
                "its keys are epoch", "torch.save(model.state_dict(), FILE)");
-  EXPECT_ERROR(read(w), EnvironmentError, "must hold a dict of tensors, but holds no dict");
-  EXPECT_ERROR(read(dict({{"w", w}, {"w", w}})), EnvironmentError, "'w' is given twice");
+  EXPECT_ERROR(read_index(w), EnvironmentError, "must hold a dict of tensors, but holds no dict");
+  EXPECT_ERROR(read_index(dict({{"w", w}, {"w", w}})), EnvironmentError, "'w' is given twice");
 }
 
 TEST(PthIndex, ReadsParametersAndSizes) {
   const auto parameter =
       "ctorch._utils\n_rebuild_parameter\n(" + TensorPickle{}.bytes() + "\x88" + "NtR";
-  EXPECT_EQ(names(read(dict({{"p", parameter}}))), "p ");
-  EXPECT_ERROR(read(dict({{"p", "ctorch._utils\n_rebuild_parameter\nN\x85R"}})), EnvironmentError,
-               "a parameter must be a tensor");
-  EXPECT_ERROR(read(dict({{"p", "ctorch._utils\n_rebuild_tensor_v2\nN\x85R"}})), EnvironmentError,
-               "must have storage, offset, shape and strides");
+  EXPECT_EQ(names(read_index(dict({{"p", parameter}}))), "p ");
+  EXPECT_ERROR(read_index(dict({{"p", "ctorch._utils\n_rebuild_parameter\nN\x85R"}})),
+               EnvironmentError, "a parameter must be a tensor");
+  EXPECT_ERROR(read_index(dict({{"p", "ctorch._utils\n_rebuild_tensor_v2\nN\x85R"}})),
+               EnvironmentError, "must have storage, offset, shape and strides");
 }
 
 TEST(PthIndex, RefusesArchivesOfOtherKinds) {
