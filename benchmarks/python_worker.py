@@ -41,7 +41,10 @@ VARIANTS = {
     "compiled forward and optimizer": (False, False, True, True),
 }
 
-REFERENCE = torch.rand(1024, 1024, dtype=torch.bfloat16)
+# As low_precision_support() tells it.
+with open("/proc/cpuinfo", encoding="utf-8") as cpu:
+    FLAGS = set(cpu.read().split())
+REFERENCE = torch.rand(1024, 1024, dtype=torch.bfloat16 if FLAGS & {"avx512_bf16", "amx_bf16"} else torch.float32)
 
 
 def reference_rate():

@@ -13,6 +13,7 @@
 //   {"do": "forget", "id"}
 //   {"do": "quit"}
 #include "halfstep/core/error.h"
+#include "halfstep/core/low_precision_support.h"
 #include "halfstep/core/version.h"
 
 #include <algorithm>
@@ -46,9 +47,11 @@ double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// GFLOP/s of a 1024³ bfloat16 product: tells a quiet moment from a disturbed one.
+// GFLOP/s of a 1024³ product: tells a quiet moment from a disturbed one. In bfloat16 where the CPU
+// has instructions for it.
 double reference_rate() {
-  static const auto matrix = torch::rand({1024, 1024}, torch::kBFloat16);
+  static const bool low = halfstep::low_precision_support(torch::kCPU).bfloat16;
+  static const auto matrix = torch::rand({1024, 1024}, low ? torch::kBFloat16 : torch::kFloat);
   const double start = seconds_now();
   for (int i = 0; i < 3; ++i) at::mm(matrix, matrix);
   return 3 * 2 * 1024.0 * 1024.0 * 1024.0 / (seconds_now() - start) / 1e9;

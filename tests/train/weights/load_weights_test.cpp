@@ -27,7 +27,7 @@ using ::testing::IsEmpty;
 namespace nn = torch::nn;
 
 std::filesystem::path golden_weights(const std::string& name) {
-  return std::filesystem::path(HALFSTEP_TEST_SOURCES "/golden_weights") / (name + ".pth");
+  return std::filesystem::path(HALFSTEP_TEST_SOURCES "/golden") / (name + ".pth");
 }
 
 at::Tensor count(at::IntArrayRef shape, c10::ScalarType dtype = at::kFloat) {
