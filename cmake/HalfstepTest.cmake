@@ -4,8 +4,10 @@
 # entry per case would take longer than the tests. Each entry prints its cases one by one.
 #
 # Labels: `process` starts processes or builds projects, `slow` takes minutes and is left out of `make test`, `timing` measures time and so
-# runs alone. The target unit_tests builds the programs without `process` and `slow`: what the sanitizers run.
+# runs alone. The target unit_tests builds the programs without `process` and `slow`: what the sanitizers run; library_tests those of
+# them that need no trainer.
 add_custom_target(unit_tests)
+add_custom_target(library_tests)
 
 function(halfstep_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBS;LABELS;ENVIRONMENT")
@@ -14,6 +16,9 @@ function(halfstep_test name)
   halfstep_build_fast(${name})
   if(NOT "process" IN_LIST arg_LABELS AND NOT "slow" IN_LIST arg_LABELS)
     add_dependencies(unit_tests ${name})
+    if(NOT "halfstep::train" IN_LIST arg_LIBS)
+      add_dependencies(library_tests ${name})
+    endif()
   endif()
   set(script "${CMAKE_CURRENT_BINARY_DIR}/${name}_suites.cmake")
   file(CONFIGURE OUTPUT "${script}" @ONLY CONTENT [[
