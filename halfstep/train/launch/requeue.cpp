@@ -44,7 +44,7 @@ int wait_for(pid_t child) {
 void resume_newest(std::vector<std::string>& words) {
   const auto found = std::find(words.begin(), words.end(), "--resume");
   if (found == words.end()) {
-    words.push_back("--resume");
+    words.emplace_back("--resume");
   } else if (found + 1 != words.end() && found[1].ends_with(".safetensors")) {
     words.erase(found + 1);
   }
