@@ -3,15 +3,15 @@
 .PHONY: help train test test-slow bench setup build format tidy clean
 
 help:
-	@echo 'make train    train the MNIST network in mixed precision'
-	@echo 'make test     build everything and run the tests'
+	@echo 'make train      train the MNIST network in mixed precision'
+	@echo 'make test       build everything and run the tests'
 	@echo 'make test-slow  run the tests that take many minutes'
-	@echo 'make bench    time training steps beside Python PyTorch; BENCH_ARGS=--quick for a minute'
-	@echo 'make setup    install what the build needs: Debian packages and LibTorch'
-	@echo 'make build    build everything (release)'
-	@echo 'make format   format all C++ files'
-	@echo 'make tidy     run clang-tidy on all library files'
-	@echo 'make clean    remove the build folders'
+	@echo 'make bench      time training steps beside Python PyTorch; BENCH_ARGS=--quick for a minute'
+	@echo 'make setup      install what the build needs: Debian packages and LibTorch'
+	@echo 'make build      build everything (release)'
+	@echo 'make format     format all C++ files'
+	@echo 'make tidy       run clang-tidy on all library files'
+	@echo 'make clean      remove the build folders'
 
 train: setup
 	@scripts/build release halfstep_command

@@ -2,8 +2,10 @@
 import pathlib
 import sys
 import unittest
+from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
+import bench  # noqa: E402
 import budget  # noqa: E402
 import report  # noqa: E402
 import scaling  # noqa: E402
@@ -53,6 +55,21 @@ class Tables(unittest.TestCase):
         self.assertEqual([lines[2:] for lines in text], [["| gpt: halfstep::Graph, bf16 | 2.400 | 2.500 | within |", ""],
                                                          ["| gpt: halfstep::Graph, bf16 | 2.500 | 2.500 | beyond |", ""]])
         self.assertEqual(report.recordings({"workloads": [{"workload": "gpt", "rows": [row("ours", "a", "bf16", 1, 0)]}]}), [])
+
+
+class Entries(unittest.TestCase):
+    HELLO = {"ours": {"variants": [{"name": "Adam", "images_only": False, "float32": ""}, {"name": "masters", "images_only": False, "float32": "Adam"}]}}
+
+    def entries(self, workload, quick, avx512):
+        with mock.patch.object(bench, "has_bfloat16_convolutions", return_value=avx512):
+            return [f"{variant}/{precision}" for _, variant, precision in bench.entries_of(workload, self.HELLO, "", quick)]
+
+    def test_a_quick_run_leaves_out_convolutions_that_take_minutes(self):
+        everything = ["Adam/bf16", "Adam/fp32", "masters/bf16", "products/bf16", "products, channels_last/bf16"]
+        self.assertEqual(self.entries("resnet18", quick=True, avx512=False), ["Adam/fp32"])
+        self.assertEqual(self.entries("resnet18", quick=True, avx512=True), everything)
+        self.assertEqual(self.entries("resnet18", quick=False, avx512=False), everything)
+        self.assertEqual(self.entries("gpt", quick=True, avx512=False), everything[:-1])
 
 
 class Scaling(unittest.TestCase):
