@@ -229,7 +229,7 @@ std::vector<std::optional<Inf>> all_infs(const Plan& plan) {
   return all;
 }
 
-void run_plan(const Plan& plan, Kind kind, c10::Device device) {
+void expect_reference(const Plan& plan, Kind kind, c10::Device device) {
   const auto x = torch::ones({2}, torch::device(device));
   int cases = 0;
   for (const auto& inf : all_infs(plan)) {
@@ -264,8 +264,8 @@ class ApexLosses : public ::testing::TestWithParam<std::tuple<Kind, c10::DeviceT
   void SetUp() override {
     if (std::get<1>(GetParam()) == torch::kCUDA) HALFSTEP_REQUIRE_CUDA(1);
   }
-  void run(const Plan& plan) const {
-    run_plan(plan, std::get<0>(GetParam()), std::get<1>(GetParam()));
+  void expect(const Plan& plan) const {
+    expect_reference(plan, std::get<0>(GetParam()), std::get<1>(GetParam()));
   }
 };
 std::string case_name(const ::testing::TestParamInfo<ApexLosses::ParamType>& info) {
@@ -280,19 +280,19 @@ INSTANTIATE_TEST_SUITE_P(With, ApexLosses,
                          case_name);
 
 TEST_P(ApexLosses, TwoModelsTwoLossesOneOptimizer) {
-  run({{{0}, {1}}, {{{0, 0.25}, {1, 0.5}}}, {0.125}, {{0}, {0}}});
+  expect({{{0}, {1}}, {{{0, 0.25}, {1, 0.5}}}, {0.125}, {{0}, {0}}});
 }
 
 TEST_P(ApexLosses, ThreeModelsTwoLossesOneOptimizer) {
-  run({{{0, 2}, {1, 2}}, {{{0, 0.25}, {1, 0.5}, {2, 0.125}}}, {0.125}, {{0}, {0}}});
+  expect({{{0, 2}, {1, 2}}, {{{0, 0.25}, {1, 0.5}, {2, 0.125}}}, {0.125}, {{0}, {0}}});
 }
 
 TEST_P(ApexLosses, TwoModelsTwoLossesTwoOptimizers) {
-  run({{{0}, {1}}, {{{0, 0.25}}, {{1, 0.5}}}, {0.125, 0.25}, {{0}, {1}}});
+  expect({{{0}, {1}}, {{{0, 0.25}}, {{1, 0.5}}}, {0.125, 0.25}, {{0}, {1}}});
 }
 
 TEST_P(ApexLosses, ThreeModelsTwoLossesTwoOptimizers) {
-  run({{{0, 1}, {2, 1}}, {{{0, 0.25}, {1, 1.0}}, {{2, 0.5}}}, {0.5, 0.25}, {{0}, {0, 1}}});
+  expect({{{0, 1}, {2, 1}}, {{{0, 0.25}, {1, 1.0}}, {{2, 0.5}}}, {0.5, 0.25}, {{0}, {0, 1}}});
 }
 
 }  // namespace halfstep::testing

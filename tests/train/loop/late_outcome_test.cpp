@@ -212,16 +212,16 @@ class LateTrainer : public ::testing::Test {
 };
 
 TEST_F(LateTrainer, ErrorsNameTheStepThatMadeThem) {
-  const std::string uses_amp = "optim_wrapper={type: AmpOptimWrapper, loss_scale: ";
+  const std::string amp_wrapper = "optim_wrapper={type: AmpOptimWrapper, loss_scale: ";
   const std::vector<std::pair<const char*, std::vector<std::string>>> cases{
       {"at step 26",
        {"model={type: LoudNet, broken_from: 5}", "train_cfg.max_epochs=20",
-        uses_amp + "{init_scale: 4.0, min_scale: 1.0}, optimizer: {type: Adam, lr: 0.01}}"}},
+        amp_wrapper + "{init_scale: 4.0, min_scale: 1.0}, optimizer: {type: Adam, lr: 0.01}}"}},
       {"at step 11",
-       {"train_cfg.max_epochs=20", uses_amp + "512, optimizer: {type: SGD, lr: 1.0e+30}}"}},
+       {"train_cfg.max_epochs=20", amp_wrapper + "512, optimizer: {type: SGD, lr: 1.0e+30}}"}},
       {"all 3 were skipped",
        {"train_dataloader.batch_size=96", "train_cfg.max_epochs=3",
-        uses_amp + "3.4e+38, optimizer: {type: SGD, lr: 0.01}}"}},
+        amp_wrapper + "3.4e+38, optimizer: {type: SGD, lr: 0.01}}"}},
       {"at step 2", {"train_dataloader={batch_size: 16, dataset: {type: Blobs, nan_at: 20}}"}},
   };
   for (const auto& [place, overrides] : cases) {
