@@ -5,4 +5,5 @@
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
 #include "halfstep/core/low_precision_support.h"
+#include "halfstep/core/machine.h"
 #include "halfstep/core/version.h"

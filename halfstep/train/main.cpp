@@ -9,6 +9,7 @@
 #include "halfstep/train/launch/requeue.h"
 #include "halfstep/train/loop/rank_files.h"
 #include "halfstep/train/model_commands.h"
+#include "halfstep/train/report/report_command.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -171,6 +172,15 @@ CLI::App* add_predict(CLI::App& app, Arguments& arguments) {
   return command;
 }
 
+CLI::App* add_report(CLI::App& app, Arguments& arguments) {
+  auto* command = app.add_subcommand(
+      "report", "Make one page of HTML of the run in WORK_DIR, also while it goes on");
+  command->add_option("WORK_DIR", arguments.work_dir, "The folder of a run")->required();
+  command->add_option("-o,--output", arguments.output, "The page (default: WORK_DIR/report.html)")
+      ->type_name("FILE.html");
+  return command;
+}
+
 // The words after the command's own `places`, which must come first, for another command.
 std::vector<std::string> words_behind(const std::vector<std::string>& words,
                                       const std::vector<std::string>& places) {
@@ -239,6 +249,7 @@ int run(int argc, char** argv) {
 
   const auto* export_weights = add_export(app, arguments);
   const auto* predict = add_predict(app, arguments);
+  const auto* report = add_report(app, arguments);
 
   auto* print = app.add_subcommand(
       "print-config",
@@ -263,6 +274,7 @@ int run(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error);
     throw UsageError(detail::explain(app, error));
   }
+  if (*report) return report_command(arguments.work_dir, arguments.output);
   if (*print)
     return print_config_command(read_config(arguments), run_options(arguments), arguments.resolved);
   if (*test)

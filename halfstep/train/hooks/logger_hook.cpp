@@ -1,5 +1,7 @@
 #include "halfstep/train/hooks/logger_hook.h"
 
+#include "halfstep/core/device.h"
+#include "halfstep/core/machine.h"
 #include "halfstep/core/version.h"
 #include "halfstep/train/loop/trainer.h"
 
@@ -47,6 +49,21 @@ std::optional<double> samples_per_second(const Trainer& trainer) {
   return static_cast<double>(trainer.parts().train_loader->total_batch_size()) / seconds;
 }
 
+nlohmann::ordered_json machine_json(c10::Device device) {
+  const auto machine = this_machine();
+  return {{"device", describe_device(device)},
+          {"cpu", machine.cpu},
+          {"instructions", machine.instructions},
+          {"cores", machine.cores},
+          {"memory_gib", static_cast<double>(machine.memory_bytes >> 20) / 1024}};
+}
+
+/// The most memory in use so far, in MiB: of a GPU what tensors took, else what the process did.
+int64_t peak_memory(c10::Device device) {
+  return device.is_cpu() ? static_cast<int64_t>(peak_resident_bytes() >> 20)
+                         : peak_mebibytes(device);
+}
+
 bool ends_epoch(const Trainer& trainer) {
   return trainer.progress().batch == trainer.parts().train_loader->num_batches();
 }
@@ -83,6 +100,17 @@ void LoggerHook::before_run(Trainer& trainer) {
     for (int rank = 0; rank < ranks.count(); ++rank)
       seeds.push_back(rank_seed(trainer.parts(), rank));
   }
+  line["machine"] = machine_json(trainer.device());
+  log_->write(line);
+}
+
+void LoggerHook::after_outcome(Trainer& trainer, const StepResult& result) {
+  if (result.stepped()) return;
+  const auto& parts = trainer.active_wrapper();
+  nlohmann::ordered_json line{{"event", "skip"}, {"step", trainer.progress().step}};
+  if (!parts.name.empty()) line["optimizer"] = parts.name;
+  // On a GPU reading it would wait.
+  if (trainer.device().is_cpu()) line["loss_scale"] = trainer.scaler().get_scale();
   log_->write(line);
 }
 
@@ -195,8 +223,15 @@ void LoggerHook::write_log(const Trainer& trainer, const char* event) {
     if (wrappers.size() > 1) line[parts.named("skipped_steps")] = trainer.counts(i).skipped_steps;
   }
   if (const auto speed = samples_per_second(trainer)) line["samples_per_second"] = *speed;
+  if (const auto& hub = trainer.message_hub(); trains && hub.has("train/time"))
+    line["time"] = hub.mean("train/time", MessageHub::kept);
+  line["memory"] = peak_memory(trainer.device());
   if (const auto& evaluation = trainer.evaluation(); evaluation && !trains)
     for (const auto& [name, value] : evaluation->metrics) line["test_" + name] = value;
+  if (std::string_view(event) == "end") {
+    line["finished"] = trainer.is_finished();
+    if (trainer.counted_steps() > 0) line["dtypes"] = trainer.dtypes().summary();
+  }
   log_->write(line);
 }
 

@@ -13,14 +13,16 @@ namespace halfstep::train {
 
 /// Tells how the run goes: a bar on a terminal, else a line every `interval` batches (default 200)
 /// and, unless `ignore_last` (default true) and there were others, after an epoch's last batch. The
-/// same numbers go to the work dir's vis_data/scalars.json, in MMEngine's form, and log.jsonl. Only
-/// reporting reads the loss, so only then a CUDA step waits for the device.
+/// same numbers go to the work dir's vis_data/scalars.json, in MMEngine's form, and log.jsonl,
+/// which also has a line for each skipped step. Only reporting reads the loss, so only then a CUDA
+/// step waits for the device.
 class LoggerHook : public Hook {
  public:
   explicit LoggerHook(Config& config);
 
   int64_t priority() const override { return priority::below_normal; }
   void before_run(Trainer& trainer) override;
+  void after_outcome(Trainer& trainer, const StepResult& result) override;
   void after_train_iter(Trainer& trainer, const Batch& batch) override;
   void after_train_epoch(Trainer& trainer) override;
   void after_val_iter(Trainer& trainer, int64_t number, const Batch& batch) override;

@@ -119,6 +119,8 @@ class Trainer {
   /// Where the run stands; whether the last step was skipped may be missing before settle().
   const Progress& progress() const { return progress_; }
   Progress& progress() { return progress_; }
+  /// Whether it has got to the end of what the config asks for, validation included.
+  bool is_finished() const;
   /// Steps of the whole run.
   int64_t total_steps() const { return parts_.loop.steps(parts_.train_loader->num_batches()); }
   /// Numbers the run's parts tell each other and the log.
@@ -176,7 +178,6 @@ class Trainer {
   void resume();
   bool train_by_epoch(const Stop& stop);
   bool train_by_iter(const Stop& stop);
-  bool is_finished() const;
   void run_iter();
   void train_step(const Batch& batch);
   void finish_epoch();

@@ -111,7 +111,7 @@ std::optional<fs::path> WorkDir::put_earlier_run_aside() {
   const fs::path aside = make_aside_folder();
   std::error_code error;
   for (const auto& entry : {checkpoint_folder(), log_file(), scalars_file().parent_path(),
-                            config_file(), precision_report_file()}) {
+                            config_file(), precision_report_file(), report_file()}) {
     std::error_code missing;
     if (!error && fs::exists(entry, missing)) fs::rename(entry, aside / entry.filename(), error);
   }

@@ -32,6 +32,7 @@ class WorkDir {
   std::filesystem::path config_file() const { return root_ / "config.yaml"; }
   std::filesystem::path log_file() const { return root_ / "log.jsonl"; }
   std::filesystem::path precision_report_file() const { return root_ / "precision_report.json"; }
+  std::filesystem::path report_file() const { return root_ / "report.html"; }
   std::filesystem::path scalars_file() const { return root_ / "vis_data" / "scalars.json"; }
   std::filesystem::path checkpoint_folder() const { return root_ / "checkpoints"; }
   std::filesystem::path checkpoint_file(int64_t step) const;

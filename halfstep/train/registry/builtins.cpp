@@ -11,6 +11,7 @@
 #include "halfstep/train/hooks/param_scheduler_hook.h"
 #include "halfstep/train/hooks/runtime_info_hook.h"
 #include "halfstep/train/hooks/sample_grid_hook.h"
+#include "halfstep/train/hooks/tensorboard_hook.h"
 #include "halfstep/train/losses/losses.h"
 #include "halfstep/train/metrics/accuracy.h"
 #include "halfstep/train/metrics/language.h"
@@ -131,7 +132,8 @@ HookRegistry& hooks() {
                                     {"OverflowTraceHook", make_hook<OverflowTraceHook>},
                                     {"ParamSchedulerHook", make_hook<ParamSchedulerHook>},
                                     {"RuntimeInfoHook", make_hook<RuntimeInfoHook>},
-                                    {"SampleGridHook", make_hook<SampleGridHook>}});
+                                    {"SampleGridHook", make_hook<SampleGridHook>},
+                                    {"TensorboardHook", make_hook<TensorboardHook>}});
   return registry;
 }
 
