@@ -5,6 +5,7 @@
 #include "halfstep/core/version.h"
 #include "halfstep/train/command_line.h"
 #include "halfstep/train/commands.h"
+#include "halfstep/train/doctor/doctor_command.h"
 #include "halfstep/train/launch/launch_commands.h"
 #include "halfstep/train/launch/requeue.h"
 #include "halfstep/train/loop/rank_files.h"
@@ -50,25 +51,33 @@ struct Arguments {
   bool allow_overflow = false;
   std::vector<std::string> inputs;
   PredictOptions predict;
+  DoctorOptions doctor;
 };
 
-void add_common(CLI::App& command, Arguments& arguments) {
-  command
-      .add_option("CONFIG", arguments.config,
-                  "YAML file that describes the run (see docs/config.md)")
-      ->required();
-  command.add_flag(
-      "--amp", arguments.amp,
-      "Automatic mixed precision: autocast, and a dynamic loss scale where the dtype is float16");
+constexpr const char* kConfig = "YAML file that describes the run (see docs/config.md)";
+
+void add_device(CLI::App& command, Arguments& arguments) {
   command
       .add_option("--device", arguments.device,
                   "auto (CUDA if it works, else CPU), cpu, cuda or cuda:N")
       ->capture_default_str();
+}
+
+void add_overrides(CLI::App& command, Arguments& arguments) {
   command
       .add_option("--cfg-options", arguments.overrides,
                   "Change config values: key.key=value … (docs/config.md)")
       ->type_name("K=V")
       ->expected(1, -1);
+}
+
+void add_common(CLI::App& command, Arguments& arguments) {
+  command.add_option("CONFIG", arguments.config, kConfig)->required();
+  command.add_flag(
+      "--amp", arguments.amp,
+      "Automatic mixed precision: autocast, and a dynamic loss scale where the dtype is float16");
+  add_device(command, arguments);
+  add_overrides(command, arguments);
 }
 
 // All of `train` but where it puts its files.
@@ -172,6 +181,23 @@ CLI::App* add_predict(CLI::App& app, Arguments& arguments) {
   return command;
 }
 
+CLI::App* add_doctor(CLI::App& app, Arguments& arguments) {
+  auto* command = app.add_subcommand(
+      "doctor",
+      "Say what this machine can do, how fast it computes in float32, bfloat16 and float16, and "
+      "which to train in; with a CONFIG by what its steps take");
+  command->add_option("CONFIG", arguments.config, kConfig);
+  add_device(*command, arguments);
+  add_overrides(*command, arguments);
+  auto& doctor = arguments.doctor;
+  command->add_option("--steps", doctor.steps, "Steps of CONFIG to measure, in each precision")
+      ->capture_default_str();
+  // Of the processes that it starts.
+  command->add_option("--trial-dtype", doctor.trial_dtype)->group("");
+  command->add_option("--trial-folder", doctor.trial_folder)->group("");
+  return command;
+}
+
 CLI::App* add_report(CLI::App& app, Arguments& arguments) {
   auto* command = app.add_subcommand(
       "report", "Make one page of HTML of the run in WORK_DIR, also while it goes on");
@@ -250,6 +276,7 @@ int run(int argc, char** argv) {
   const auto* export_weights = add_export(app, arguments);
   const auto* predict = add_predict(app, arguments);
   const auto* report = add_report(app, arguments);
+  const auto* doctor = add_doctor(app, arguments);
 
   auto* print = app.add_subcommand(
       "print-config",
@@ -273,6 +300,12 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
     throw UsageError(detail::explain(app, error));
+  }
+  if (*doctor) {
+    arguments.doctor.config = arguments.config;
+    arguments.doctor.overrides = arguments.overrides;
+    arguments.doctor.device = arguments.device;
+    return doctor_command(arguments.doctor, run_options(arguments));
   }
   if (*report) return report_command(arguments.work_dir, arguments.output);
   if (*print)
