@@ -11,7 +11,7 @@ DOCS = ROOT / "docs"
 # Which pages show the regions of a source.
 PAGES = {"recipes_test.cpp": ["recipes.md"], "coming_from_test.cpp": ["coming-from.md", "fp16-or-bf16.md", "loss-scaling.md"]}
 # Whose yaml blocks are loaded, and sh blocks run, by tests of the trainer: openmmlab_docs_test.cpp, print_config_test.py.
-TRAINER_PAGES = [*PAGES["coming_from_test.cpp"], "coming-from-openmmlab.md"]
+TRAINER_PAGES = [*PAGES["coming_from_test.cpp"], "coming-from-openmmlab.md", "diagnosis.md"]
 
 
 def regions(source):

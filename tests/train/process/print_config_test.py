@@ -110,7 +110,7 @@ class PrintConfigTest(unittest.TestCase):
         for folder in ("configs", "tools"):
             shutil.copytree(SOURCE / folder, self.dir / folder)
         ran = set()
-        for name, least in {"coming-from-openmmlab": 3, "fp16-or-bf16": 3, "loss-scaling": 3}.items():
+        for name, least in {"coming-from-openmmlab": 3, "fp16-or-bf16": 3, "loss-scaling": 3, "diagnosis": 1}.items():
             page = (SOURCE / "docs" / f"{name}.md").read_text(encoding="utf-8")
             lines = [line for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
             self.assertGreaterEqual(len(lines), least)
