@@ -77,21 +77,29 @@ custom_hooks: []
   EXPECT_EQ(found, 1);
 }
 
-// Each block of the page trains, on top of a small config of ours.
+// Each block of the pages for those who come from elsewhere trains, on top of a small config of
+// ours.
 TEST(OpenMmlabPage, EachConfigTrains) {
   testing::register_blobs();
   const TempFolder dir;
   std::ofstream(dir.path() / "base.yaml") << testing::blobs_config;
-  const auto blocks = yaml_blocks(read_file(HALFSTEP_DOCS "/coming-from-openmmlab.md"));
-  ASSERT_GE(blocks.size(), 8u);
+  std::vector<std::string> blocks;
+  for (const char* page :
+       {"coming-from-openmmlab", "coming-from", "fp16-or-bf16", "loss-scaling"}) {
+    const auto more = yaml_blocks(read_file(std::string(HALFSTEP_DOCS "/") + page + ".md"));
+    EXPECT_FALSE(more.empty()) << page;
+    blocks.insert(blocks.end(), more.begin(), more.end());
+  }
+  ASSERT_GE(blocks.size(), 12u);
   for (const auto& block : blocks) {
     if (has_several(block)) continue;
     SCOPED_TRACE(block);
     std::ofstream(dir.path() / "x.yaml") << "_base_: base.yaml\n" << block;
     Trainer trainer(Config::load(dir.path() / "x.yaml"), {.work_dir = dir.path() / "run"});
     EXPECT_TRUE(trainer.parts().amp().enabled);
-    // In the device's bfloat16 "dynamic" means none.
-    const bool dynamic = block.find("loss_scale: dynamic") != block.npos;
+    // In the device's bfloat16 "dynamic", or nothing, means none.
+    const bool dynamic =
+        block.find("loss_scale: dynamic") != block.npos || block.find("loss_scale:") == block.npos;
     EXPECT_EQ(trainer.parts().amp().scaling, trainer.parts().amp().dtype == c10::kHalf || !dynamic);
     EXPECT_EQ(trainer.train(), Trainer::Outcome::finished);
     EXPECT_EQ(trainer.progress().step, 12);

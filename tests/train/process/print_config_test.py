@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of `halfstep print-config`, and of the commands in docs/coming-from-openmmlab.md.
+"""Tests of `halfstep print-config`, and of the commands in the pages for those who come from elsewhere.
 
 usage: print_config_test.py --program BUILD/halfstep --source ROOT [unittest arguments]
 """
@@ -105,20 +105,36 @@ class PrintConfigTest(unittest.TestCase):
         end = json.loads((self.dir / "work_dirs" / "x" / "log.jsonl").read_text().splitlines()[-1])
         self.assertEqual((end["generator.lr"], end["discriminator.lr"], end["skipped_steps"]), (1e-4, 4e-4, 0))
 
-    def test_commands_of_the_openmmlab_page_run(self):
-        page = (SOURCE / "docs" / "coming-from-openmmlab.md").read_text(encoding="utf-8")
-        lines = [line for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
-        self.assertGreaterEqual(len(lines), 3)
+    def test_commands_of_the_pages_run(self):
         write_idx(self.dir / "data")
-        shutil.copytree(SOURCE / "configs", self.dir / "configs")
-        for line in lines:
-            program, *arguments = shlex.split(line)
-            self.assertEqual(program, "halfstep")
-            if "--cfg-options" not in arguments:
-                arguments.append("--cfg-options")
-            arguments += [f"{key}_dataloader.dataset.root=data" for key in ("train", "test")]
-            output = self.halfstep(*arguments, "--device", "cpu").stdout
-            self.assertIn("bfloat16" if arguments[0] == "train" else "type: AmpOptimWrapper", output)
+        for folder in ("configs", "tools"):
+            shutil.copytree(SOURCE / folder, self.dir / folder)
+        ran = set()
+        for name, least in {"coming-from-openmmlab": 3, "fp16-or-bf16": 3, "loss-scaling": 3, "diagnosis": 1}.items():
+            page = (SOURCE / "docs" / f"{name}.md").read_text(encoding="utf-8")
+            lines = [line for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
+            self.assertGreaterEqual(len(lines), least)
+            for line in lines:
+                if line in ran:
+                    continue
+                ran.add(line)
+                with self.subTest(f"{name}: {line}"):
+                    self.run_line(line)
+
+    def run_line(self, line):
+        program, *arguments = shlex.split(line)
+        if program == "python3":
+            subprocess.run([sys.executable, *arguments], cwd=self.dir, check=True)
+            self.assertGreater((self.dir / arguments[arguments.index("-o") + 1]).stat().st_size, 0)
+            return
+        self.assertEqual(program, "halfstep")
+        if "--device" not in arguments:
+            arguments += ["--device", "cpu"]
+        output = self.halfstep(*arguments, "--cfg-options", *(f"{key}_dataloader.dataset.root=data" for key in ("train", "test"))).stdout
+        for option, printed in (("--trace-overflow", "first inf or NaN"), ("--precision-report", "ops ran in 16 bits")):
+            self.assertEqual(option in arguments, printed in output, output)
+        expected = "type: AmpOptimWrapper" if arguments[0] == "print-config" else "float16" if "_fp16" in arguments[1] else "bfloat16"
+        self.assertIn(expected, output)
 
 
 if __name__ == "__main__":
