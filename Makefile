@@ -1,6 +1,6 @@
 # Each of these sets up what it needs, from a bare Debian 12 on; the second time nothing is left to set up.
 
-.PHONY: help train test test-slow bench setup build format tidy clean
+.PHONY: help train test test-slow bench setup build docs format tidy clean
 
 help:
 	@echo 'make train      train the MNIST network in mixed precision'
@@ -9,6 +9,7 @@ help:
 	@echo 'make bench      time training steps beside Python PyTorch; BENCH_ARGS=--quick for a minute'
 	@echo 'make setup      install what the build needs: Debian packages and LibTorch'
 	@echo 'make build      build everything (release)'
+	@echo 'make docs       the API reference, by Doxygen: build/docs/index.html'
 	@echo 'make format     format all C++ files'
 	@echo 'make tidy       run clang-tidy on all library files'
 	@echo 'make clean      remove the build folders'
@@ -37,6 +38,10 @@ setup:
 
 build: setup
 	@scripts/build release
+
+docs:
+	@scripts/setup --docs
+	@scripts/docs
 
 format:
 	@scripts/setup --ci

@@ -1,6 +1,7 @@
 #pragma once
 /// Devices, dtypes, errors and versions.
 
+#include "halfstep/core/build_info.h"
 #include "halfstep/core/device.h"
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"

@@ -23,6 +23,7 @@
 
 namespace halfstep::apex {
 
+/// Models, and optimizers, that are initialized together.
 using Models = std::vector<std::reference_wrapper<torch::nn::Module>>;
 using Optimizers = std::vector<std::reference_wrapper<torch::optim::Optimizer>>;
 

@@ -42,6 +42,7 @@ std::string cast_rule_name(CastRule rule);
 /// The rule of a name. Throws UsageError that lists the names for any other text.
 CastRule parse_cast_rule(std::string_view name);
 
+/// Writes the name.
 std::ostream& operator<<(std::ostream& stream, CastRule rule);
 
 }  // namespace halfstep

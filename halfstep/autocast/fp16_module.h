@@ -20,6 +20,7 @@ namespace halfstep {
 template <class Signature>
 class Fp16Module;
 
+/// The one that Fp16Module<Output(Arguments…)> names.
 template <class Output, class... Arguments>
 class Fp16Module<Output(Arguments...)> : public torch::nn::Module, public Fp16Enabled {
  public:
@@ -31,11 +32,13 @@ class Fp16Module<Output(Arguments...)> : public torch::nn::Module, public Fp16En
     wrapped_ = auto_fp16(&Fp16Module::forward_impl, options);
   }
 
+  /// forward_impl() on cast arguments, as set_fp16_options() says.
   Output forward(Arguments... arguments) {
     return wrapped_(*this, std::forward<Arguments>(arguments)...);
   }
 
  protected:
+  /// What the module computes; forward() calls it.
   virtual Output forward_impl(Arguments... arguments) = 0;
 
  private:

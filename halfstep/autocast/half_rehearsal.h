@@ -38,6 +38,7 @@ namespace halfstep {
 /// Each thread that rehearsed keeps up to 40 MiB for its next casts.
 class [[nodiscard]] HalfRehearsal {
  public:
+  /// `enabled` false: switches off the one around it.
   explicit HalfRehearsal(bool enabled = true);
   ~HalfRehearsal();
   HalfRehearsal(const HalfRehearsal&) = delete;

@@ -47,6 +47,7 @@ struct ModuleScopeState final : c10::DebugInfoBase, std::enable_shared_from_this
 /// what was made before it; else it says so on standard error and ends the program. Never syncs.
 class [[nodiscard]] ModuleScope {
  public:
+  /// By the module itself, or by its path from the root: "encoder.0".
   explicit ModuleScope(const torch::nn::Module& module);
   explicit ModuleScope(std::string path);
   explicit ModuleScope(const char* path) : ModuleScope(std::string(path)) {}

@@ -16,6 +16,7 @@ namespace halfstep::dist {
 /// What a DistributedDataParallel does around any forward.
 class DistributedDataParallelBase : public torch::nn::Module, public GradientSync {
  public:
+  /// What exchanges the gradients, among whom, and how.
   GradientReducer& reducer() { return *reducer_; }
   ProcessGroup& group() { return reducer_->group(); }
   const DistributedDataParallelOptions& options() const { return reducer_->options(); }
@@ -27,6 +28,8 @@ class DistributedDataParallelBase : public torch::nn::Module, public GradientSyn
   void sync_buffers();
 
  protected:
+  /// Gives every rank rank 0's parameters and buffers. Throws UsageError for null, and where the
+  /// ranks' models differ in form.
   DistributedDataParallelBase(const std::shared_ptr<torch::nn::Module>& module, ProcessGroup& group,
                               const DistributedDataParallelOptions& options);
   /// Returns whether the backward of this forward exchanges gradients.
@@ -91,6 +94,7 @@ class DistributedDataParallel : public DistributedDataParallelBase {
     return output;
   }
 
+  /// The wrapped module.
   ModuleType& module() { return *module_; }
 
  private:
@@ -104,6 +108,7 @@ class DistributedDataParallel : public DistributedDataParallelBase {
   std::shared_ptr<ModuleType> module_;
 };
 
+/// The type of the module in a holder, or in a pointer.
 template <class Holder>
 DistributedDataParallel(const Holder&, ProcessGroup&, const DistributedDataParallelOptions& = {})
     -> DistributedDataParallel<typename Holder::ContainedType>;

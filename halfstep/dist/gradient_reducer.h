@@ -67,6 +67,7 @@ class GradientReducer {
   /// that took no part in the loss. Python finds that one step later.
   void check_reduced();
 
+  /// Among whom it exchanges, and how.
   ProcessGroup& group() { return group_; }
   const DistributedDataParallelOptions& options() const { return options_; }
 

@@ -67,6 +67,8 @@ class Graph<Outputs(Inputs...)> : public GraphBase {
   /// The step to record.
   virtual Outputs build(const Inputs&... inputs) = 0;
 
+  /// Records or replays one step, and steps what was added by add_optimizer(). Throws UsageError
+  /// for what a recording can't follow.
   Outputs operator()(const Inputs&... inputs) {
     std::vector<at::Tensor> flat;
     std::vector<size_t> structure;
@@ -89,6 +91,7 @@ class Graph<Outputs(Inputs...)> : public GraphBase {
   }
 
  protected:
+  /// `name` is what name() gives.
   explicit Graph(std::string name = "Graph") : GraphBase(std::move(name)) {}
 
  private:

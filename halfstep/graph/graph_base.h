@@ -28,6 +28,7 @@ class ForwardCalls;
 /// Not for use by two threads at once (a UsageError); by one after the other it is.
 class GraphBase : public torch::nn::Module {
  public:
+  /// How steps are recorded; a change makes the next call record anew.
   GraphConfig& config() { return config_; }
   const GraphConfig& config() const { return config_; }
 
@@ -83,9 +84,11 @@ class GraphBase : public torch::nn::Module {
   void forget_recordings();
 
  protected:
+  /// Inputs and outputs without their nesting, and what computes the one from the other.
   using Tensors = std::vector<at::Tensor>;
   using Build = std::function<Tensors(const Tensors&)>;
 
+  /// `name` is what name() gives.
   explicit GraphBase(std::string name) : torch::nn::Module(std::move(name)) {}
 
   /// One call on flat inputs. `structure` tells inputs of one nesting from another's; `build` makes

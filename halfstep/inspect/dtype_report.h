@@ -21,6 +21,7 @@ struct DtypeReport {
   /// counted here.
   std::map<std::string, DtypeCounts> kinds;
 
+  /// Adds the counts of another report.
   DtypeReport& operator+=(const DtypeReport& other);
 
   /// Whether any op ran in float16 or bfloat16. False for a float32 model under autocast means that

@@ -42,6 +42,7 @@ struct OverflowFinding {
   std::string text() const;
 };
 
+/// Writes text().
 std::ostream& operator<<(std::ostream& stream, const OverflowFinding& finding);
 
 }  // namespace halfstep::inspect

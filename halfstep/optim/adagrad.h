@@ -7,6 +7,7 @@ namespace halfstep::optim {
 class AdagradOptions : public detail::OptionsOf<AdagradOptions> {
  public:
   AdagradOptions() = default;
+  /// Not explicit, as LibTorch's: a rate alone is options.
   AdagradOptions(double lr) { this->lr(lr); }
 
   /// Learning rate. Default: 1e-2. At least 0.
@@ -25,6 +26,7 @@ class AdagradOptions : public detail::OptionsOf<AdagradOptions> {
  public:
   void validate(const char* where) const override;
 
+  /// Every field by its name, for saving, loading and inherit().
   static constexpr auto fields() {
     using detail::NamedField;
     return std::tuple(
@@ -56,6 +58,8 @@ class AdagradParamState : public FusedState {
 ///   halfstep::optim::Adagrad adagrad(net->parameters(), halfstep::optim::AdagradOptions(1e-2));
 class Adagrad : public FusedOptimizer {
  public:
+  /// Options that a group does not set are those of `defaults`. Throws UsageError for a value out
+  /// of range, and for a parameter that is no leaf or listed twice.
   explicit Adagrad(const std::vector<torch::optim::OptimizerParamGroup>& param_groups,
                    AdagradOptions defaults = {});
   explicit Adagrad(std::vector<at::Tensor> params, AdagradOptions defaults = {});

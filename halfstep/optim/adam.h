@@ -49,6 +49,7 @@ class AdamOptions : public detail::AdamFields<AdamOptions> {
  public:
   static constexpr double kWeightDecay = 0;
   AdamOptions() = default;
+  /// Not explicit, as LibTorch's: a rate alone is options.
   AdamOptions(double lr) { this->lr(lr); }
 };
 
@@ -57,6 +58,7 @@ class AdamWOptions : public detail::AdamFields<AdamWOptions> {
  public:
   static constexpr double kWeightDecay = 1e-2;
   AdamWOptions() = default;
+  /// Not explicit, as LibTorch's: a rate alone is options.
   AdamWOptions(double lr) { this->lr(lr); }
 };
 
@@ -82,6 +84,8 @@ class AdamParamState : public FusedState {
 ///   halfstep::optim::Adam adam(net->parameters(), halfstep::optim::AdamOptions(1e-3));
 class Adam : public FusedOptimizer {
  public:
+  /// Options that a group does not set are those of `defaults`. Throws UsageError for a value out
+  /// of range, and for a parameter that is no leaf or listed twice.
   explicit Adam(const std::vector<torch::optim::OptimizerParamGroup>& param_groups,
                 AdamOptions defaults = {});
   explicit Adam(std::vector<at::Tensor> params, AdamOptions defaults = {});
@@ -105,6 +109,8 @@ class Adam : public FusedOptimizer {
 /// torch.optim.AdamW(fused=True).
 class AdamW : public FusedOptimizer {
  public:
+  /// Options that a group does not set are those of `defaults`. Throws UsageError for a value out
+  /// of range, and for a parameter that is no leaf or listed twice.
   explicit AdamW(const std::vector<torch::optim::OptimizerParamGroup>& param_groups,
                  AdamWOptions defaults = {});
   explicit AdamW(std::vector<at::Tensor> params, AdamWOptions defaults = {});

@@ -106,6 +106,7 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   FusedOptimizer(const char* where, const std::vector<torch::optim::OptimizerParamGroup>& groups,
                  std::unique_ptr<FusedOptions> defaults);
 
+  /// The empty state of a parameter, of the optimizer's own class.
   virtual std::unique_ptr<FusedState> make_state() const = 0;
 
   /// Makes the tensors that `state` lacks for a step with these options: buffers of `dtype` in the

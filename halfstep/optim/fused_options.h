@@ -52,6 +52,7 @@ class FusedOptions : public torch::optim::OptimizerOptions {
   /// Throws UsageError for a value out of range; `where` opens the message.
   virtual void validate(const char* where) const = 0;
 
+  /// Those of the options that hold for the optimizer as a whole.
   virtual StepSettings settings() const = 0;
 };
 

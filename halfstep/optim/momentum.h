@@ -10,6 +10,7 @@ namespace halfstep::optim {
 class MomentumOptions {
  public:
   virtual ~MomentumOptions() = default;
+  /// The momentum that a schedule reads and writes.
   virtual double get_momentum() const = 0;
   virtual void set_momentum(double momentum) = 0;
 

@@ -9,6 +9,7 @@ namespace halfstep::optim {
 ///   LRScheduler scheduler(optimizer, one_cycle_lr(OneCycleOptions(0.1, steps).pct_start(0.2)));
 class OneCycleOptions {
  public:
+  /// The curve between two rates.
   enum class Anneal { cos, linear };
 
   /// `max_lr` is above 0 (Difference from Python: one for all groups); `total_steps` is the length

@@ -19,6 +19,7 @@ namespace halfstep::optim {
 /// schedulers and threads at once.
 class Schedule {
  public:
+  /// The rate after n steps of a group that began with `base`, and the momentum then.
   using Rate = std::function<double(double base, int64_t n)>;
   using Momentum = std::function<double(int64_t n)>;
 

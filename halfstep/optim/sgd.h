@@ -27,9 +27,11 @@ class SGDOptions : public detail::OptionsOf<SGDOptions>, public MomentumOptions 
  public:
   void validate(const char* where) const override;
 
+  /// As MomentumOptions says.
   double get_momentum() const override { return momentum(); }
   void set_momentum(double value) override { momentum(value); }
 
+  /// Every field by its name, for saving, loading and inherit().
   static constexpr auto fields() {
     using detail::NamedField;
     return std::tuple(NamedField{"lr", &SGDOptions::lr_},
@@ -65,6 +67,8 @@ class SGDParamState : public FusedState {
 ///   halfstep::optim::SGD sgd(net->parameters(), halfstep::optim::SGDOptions(0.1).momentum(0.9));
 class SGD : public FusedOptimizer {
  public:
+  /// Options that a group does not set are those of `defaults`. Throws UsageError for a value out
+  /// of range, and for a parameter that is no leaf or listed twice.
   explicit SGD(const std::vector<torch::optim::OptimizerParamGroup>& param_groups,
                SGDOptions defaults = {});
   explicit SGD(std::vector<at::Tensor> params, SGDOptions defaults = {});

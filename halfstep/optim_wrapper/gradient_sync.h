@@ -32,6 +32,7 @@ class GradientSync {
 ///   { const NoSync no_sync(&ddp); loss = loss_of(ddp.forward(x)); }
 class [[nodiscard]] NoSync {
  public:
+  /// Switches the module's exchange off; the destructor puts it back as it was.
   explicit NoSync(GradientSync* module);
   ~NoSync();
   NoSync(const NoSync&) = delete;

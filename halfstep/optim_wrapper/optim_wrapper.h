@@ -96,6 +96,7 @@ class OptimWrapper : public OptimWrapperBase {
   /// group, which has it.
   torch::optim::OptimizerOptions* base_settings() { return base_settings_.get(); }
 
+  /// The optimizer, and its groups.
   torch::optim::Optimizer& optimizer() { return *optimizer_; }
   const torch::optim::Optimizer& optimizer() const { return *optimizer_; }
   std::vector<torch::optim::OptimizerParamGroup>& param_groups() {

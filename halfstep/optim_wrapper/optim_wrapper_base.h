@@ -77,6 +77,7 @@ class OptimWrapperBase {
   virtual void print(std::ostream& stream) const = 0;
 };
 
+/// Calls print().
 std::ostream& operator<<(std::ostream& stream, const OptimWrapperBase& wrapper);
 
 /// What torch::save and torch::load call.

@@ -20,6 +20,7 @@ namespace halfstep {
 ///   wrappers["generator"].update_params(loss);
 class OptimWrapperDict : public OptimWrapperBase {
  public:
+  /// The wrappers by name, in the order they were given; and one of them.
   using Wrappers = torch::OrderedDict<std::string, std::shared_ptr<OptimWrapper>>;
   using NamedWrapper = std::pair<std::string, std::shared_ptr<OptimWrapper>>;
 

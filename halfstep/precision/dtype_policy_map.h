@@ -26,6 +26,7 @@ namespace halfstep {
 /// path. A value: copied freely; reading it is safe from any thread.
 class DtypePolicyMap {
  public:
+  /// A key with its policy; they are kept in the order they were added.
   using Entry = std::pair<std::string, DtypePolicy>;
   using value_type = Entry;
   using const_iterator = std::vector<Entry>::const_iterator;

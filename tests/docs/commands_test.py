@@ -17,6 +17,11 @@ RUN_BY = {
         "halfstep slurm-train": (PROCESS + "slurm_test.py", "slurm-train"), "halfstep test": (PROCESS + "command_test.py", '"test"'),
         "halfstep export": (PROCESS + "weights_test.py", '"export"'), "halfstep predict": (PROCESS + "weights_test.py", '"predict"'),
         "halfstep print-config": (PROCESS + "print_config_test.py", "print-config"),
+        "halfstep doctor": (PROCESS + "doctor_test.py", '"doctor"'), "halfstep report": (PROCESS + "report_test.py", '"report"'),
+    },
+    "doctor.md": {"halfstep doctor": (PROCESS + "doctor_test.py", '"doctor"')},
+    "reports.md": {
+        "halfstep report": (PROCESS + "report_test.py", '"report"'), "halfstep train configs/mnist_mlp.yaml": (PROCESS + "tensorboard_test.py", "custom_hooks="),
     },
     "CONTRIBUTING.md": {
         "make test-slow": HAND + "takes many minutes", "make test": (".ci/run", "make --no-print-directory test"),
@@ -81,7 +86,7 @@ def blocks(page):
 
 def commands(page):
     lines = [line.strip().removeprefix("$ ") for language, lines in blocks(page) if language in ("", "sh", "indented") for line in lines]
-    return [line for line in lines if re.match(PROGRAM, line) and not line.startswith("halfstep precision plan")]
+    return [line for line in lines if re.match(PROGRAM, line) and not re.match(r"halfstep (precision plan|\d)", line)]
 
 
 class Commands(unittest.TestCase):

@@ -24,6 +24,7 @@ std::string op_color_name(OpColor color);
 /// The color of a name. Throws UsageError that lists the names for any other text.
 OpColor parse_op_color(std::string_view name);
 
+/// Writes the name.
 std::ostream& operator<<(std::ostream& stream, OpColor color);
 
 /// A tensor of a forward pass.
@@ -41,6 +42,7 @@ struct PlanValue {
 /// One op call of a forward pass, as it enters the dispatcher: linear, attention and cross entropy
 /// are one each. A result of build is one, too, called "output".
 struct PlanNode {
+  /// A value that the call takes.
   struct Operand {
     size_t value = 0;
     bool stays_float32 = false;  ///< a batch norm's statistics, weight and bias

@@ -10,6 +10,7 @@ namespace halfstep::train {
 /// damaged or cut off. Not thread-safe.
 class GzipFile {
  public:
+  /// `what` names the kind of file in messages.
   GzipFile(const std::filesystem::path& file, const std::string& what);
   ~GzipFile();
 

@@ -9,6 +9,7 @@
 /// LibTorch here, so that it can be fuzzed alone.
 namespace halfstep::train {
 
+/// What the header says.
 struct IdxHeader {
   std::vector<int64_t> shape;
   uint64_t header_size = 0;  ///< Bytes before the data.

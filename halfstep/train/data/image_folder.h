@@ -23,6 +23,7 @@ namespace halfstep::train {
 /// unbroken one does.
 class ImageFolder : public Dataset {
  public:
+  /// What is read, and how.
   struct Options {
     std::filesystem::path root;
     ImageColor color = ImageColor::rgb;

@@ -12,6 +12,7 @@ namespace halfstep::train {
 /// Random numbers for one example: the same for the same key, on any machine.
 class ExampleRandom {
  public:
+  /// Neighbouring keys give unrelated numbers.
   explicit ExampleRandom(uint64_t key) : state_(key) {}
 
   /// From 0 to count - 1; `count` at least 1.

@@ -9,6 +9,7 @@
 
 namespace halfstep::train {
 
+/// What of the data set is read, and how.
 struct MnistOptions {
   /// A folder in MNIST's format: Debian's Fashion-MNIST, or wherever MNIST's files were put.
   std::filesystem::path root = "/usr/share/datasets/fashion-mnist";

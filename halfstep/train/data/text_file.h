@@ -10,6 +10,7 @@ namespace halfstep::train {
 /// Which part of a text is used.
 enum class TextSplit { all, train, test };
 
+/// What of the text is read, and how.
 struct TextFileOptions {
   std::filesystem::path file;
   int64_t context = 128;  ///< characters an example; at least 1

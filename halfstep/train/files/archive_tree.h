@@ -14,6 +14,7 @@
 /// so that a checkpoint can keep it under names of its own.
 namespace halfstep::train {
 
+/// An archive: its values by name, and the archives inside it.
 struct ArchiveTree {
   std::map<std::string, c10::IValue> values;
   std::map<std::string, ArchiveTree> children;

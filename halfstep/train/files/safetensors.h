@@ -9,6 +9,7 @@
 
 namespace halfstep::train {
 
+/// Tensors by name, in the order of the names.
 using NamedTensors = std::map<std::string, at::Tensor>;
 
 /// What a safetensors file holds.

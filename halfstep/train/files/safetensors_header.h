@@ -34,6 +34,7 @@ enum class SafetensorsDtype {
 std::string_view name_of(SafetensorsDtype dtype);
 uint64_t size_of(SafetensorsDtype dtype);
 
+/// One tensor, and where its bytes lie.
 struct SafetensorsEntry {
   std::string name;
   SafetensorsDtype dtype = SafetensorsDtype::F32;
@@ -42,6 +43,7 @@ struct SafetensorsEntry {
   uint64_t end = 0;    ///< One past the last byte.
 };
 
+/// Everything the header says.
 struct SafetensorsHeader {
   std::map<std::string, std::string> metadata;
   std::vector<SafetensorsEntry> entries;  ///< In the order of their bytes, without gaps.

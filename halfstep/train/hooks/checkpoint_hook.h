@@ -21,6 +21,7 @@ namespace halfstep::train {
 /// from MMEngine, whose copy's name ends with a part of its hash.
 class CheckpointHook : public Hook {
  public:
+  /// From its entry of the config. Throws UsageError for a value out of range.
   explicit CheckpointHook(Config& config);
 
   int64_t priority() const override { return priority::very_low; }

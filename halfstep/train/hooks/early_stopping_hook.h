@@ -22,6 +22,7 @@ namespace halfstep::train {
 /// hook is taken out.
 class EarlyStoppingHook : public Hook {
  public:
+  /// From its entry of the config. Throws UsageError for a value out of range.
   explicit EarlyStoppingHook(Config& config);
 
   int64_t priority() const override { return priority::lowest; }

@@ -17,6 +17,7 @@ namespace halfstep::train {
 /// MMEngine: only those in which a step was taken, none that was skipped or only accumulated.
 class EMAHook : public Hook {
  public:
+  /// From its entry of the config. Throws UsageError for a value out of range.
   explicit EMAHook(Config& config);
 
   void before_run(Trainer& trainer) override;

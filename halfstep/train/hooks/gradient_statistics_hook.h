@@ -23,6 +23,7 @@ namespace halfstep::train {
 ///   custom_hooks: [{type: GradientStatisticsHook, interval: 50, by: module}]
 class GradientStatisticsHook : public Hook {
  public:
+  /// From its entry of the config. Throws UsageError for a value out of range.
   explicit GradientStatisticsHook(Config& config);
 
   void before_run(Trainer& trainer) override;

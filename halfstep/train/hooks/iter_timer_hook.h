@@ -12,6 +12,7 @@ namespace halfstep::train {
 /// these are the times in which the host gave it work.
 class IterTimerHook : public Hook {
  public:
+  /// Its entry of the config has no keys of its own.
   explicit IterTimerHook(Config&) {}
 
   void before_run(Trainer& trainer) override;

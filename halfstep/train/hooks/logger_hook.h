@@ -18,6 +18,7 @@ namespace halfstep::train {
 /// step waits for the device.
 class LoggerHook : public Hook {
  public:
+  /// From its entry of the config. Throws UsageError for a value out of range.
   explicit LoggerHook(Config& config);
 
   int64_t priority() const override { return priority::below_normal; }

@@ -29,6 +29,7 @@ class MessageHub {
   void update_scalar(const std::string& name, double value);
   void update_scalar(const std::string& name, const at::Tensor& value);
 
+  /// Whether somebody told a value of this name.
   bool has(const std::string& name) const { return scalars_.contains(name); }
 
   /// The newest value, and the mean of the last `window` (of all kept where there are fewer). Sync

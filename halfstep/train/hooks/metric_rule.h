@@ -9,6 +9,7 @@ namespace halfstep::train {
 /// Which of two values of a metric is the better one.
 enum class MetricRule { greater, less };
 
+/// Whether `value` is better than `than`; equal is not, nor is NaN.
 inline bool is_better(MetricRule rule, double value, double than) {
   return rule == MetricRule::greater ? value > than : value < than;
 }

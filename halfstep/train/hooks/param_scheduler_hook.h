@@ -8,6 +8,7 @@ namespace halfstep::train {
 /// that was taken. Difference from MMEngine, whose schedules move on when a step was skipped, too.
 class ParamSchedulerHook : public Hook {
  public:
+  /// Its entry of the config has no keys of its own.
   explicit ParamSchedulerHook(Config&) {}
 
   int64_t priority() const override { return priority::low; }

@@ -9,6 +9,7 @@ namespace halfstep::train {
 /// MMEngine's places among hooks: at each point the hook of the smallest number runs first, hooks
 /// of one number in the order in which they were registered.
 namespace priority {
+/// HIGHEST … LOWEST in a config.
 inline constexpr int64_t highest = 0;
 inline constexpr int64_t very_high = 10;
 inline constexpr int64_t high = 30;

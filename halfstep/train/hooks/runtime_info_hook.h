@@ -10,6 +10,7 @@ namespace halfstep::train {
 /// the trainer, which alone knows it at the right moment.)
 class RuntimeInfoHook : public Hook {
  public:
+  /// Its entry of the config has no keys of its own.
   explicit RuntimeInfoHook(Config&) {}
 
   int64_t priority() const override { return priority::very_high; }

@@ -13,6 +13,7 @@ namespace halfstep::train {
 /// from `seed` (0) and a generator of its own: the run has the same bits with and without the hook.
 class SampleGridHook : public Hook {
  public:
+  /// From its entry of the config. Throws UsageError for a value out of range.
   explicit SampleGridHook(Config& config);
 
   /// Throws UsageError for a model that is no BaseGan.

@@ -43,8 +43,10 @@ class WeightAverage {
     at::Tensor average;
     at::Tensor own;  ///< the model's own values while the averages are in their place
   };
+  /// Every averaged tensor, in the model's order.
   std::vector<Item>& items() { return items_; }
 
+  /// How many iterations were counted; a checkpoint holds it.
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
 

@@ -16,6 +16,7 @@ struct Progress {
   friend bool operator==(const Progress&, const Progress&) = default;
 };
 
+/// As checkpoints and logs hold it.
 inline void to_json(nlohmann::json& json, const Progress& progress) {
   json = {{"epoch", progress.epoch},
           {"batch", progress.batch},

@@ -26,6 +26,7 @@ struct RankLayout {
   friend bool operator==(const RankLayout&, const RankLayout&) = default;
 };
 
+/// The layout that a checkpoint's state was written in, and that of a run.
 RankLayout layout_of(const nlohmann::json& state, bool drop_last);
 RankLayout layout_of(const Trainer& trainer);
 

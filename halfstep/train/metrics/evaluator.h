@@ -11,6 +11,7 @@ namespace halfstep::train {
 class Evaluator {
  public:
   Evaluator() = default;
+  /// None may be null.
   explicit Evaluator(std::vector<std::unique_ptr<Metric>> metrics) : metrics_(std::move(metrics)) {}
 
   bool empty() const { return metrics_.empty(); }

@@ -15,6 +15,7 @@ namespace halfstep::train {
 ///   val_evaluator: [{type: Perplexity}, {type: BitsPerCharacter}]
 class LanguageMetric : public Metric {
  public:
+  /// In which of the two words the mean is told.
   enum class Kind { perplexity, bits_per_character };
 
   /// Key: prefix (none): "prefix/perplexity".

@@ -13,6 +13,7 @@ namespace halfstep::train {
 ///   val_evaluator: [{type: MAE}, {type: MSE, prefix: denoised}]
 class MeanError : public Metric {
  public:
+  /// MAE or MSE.
   enum class Kind { absolute, squared };
 
   /// Key: prefix (none): "prefix/MAE".

@@ -13,9 +13,11 @@ namespace halfstep::train {
 /// The results of a validation by name, in the order in which they were computed.
 class Metrics {
  public:
+  /// A result with its name.
   using Item = std::pair<std::string, double>;
 
   Metrics() = default;
+  /// In this order. Names must differ.
   Metrics(std::initializer_list<Item> items) : items_(items) {}
 
   /// The value of a name, or nothing.

@@ -31,6 +31,7 @@ class BaseGan : public BaseModel {
   BaseGan(std::shared_ptr<BaseModel> generator, std::shared_ptr<BaseModel> discriminator,
           const GanOptions& options = {});
 
+  /// The parts, and how they are trained.
   BaseModel& generator() { return *generator_; }
   BaseModel& discriminator() { return *discriminator_; }
   const GanOptions& options() const { return options_; }

@@ -31,6 +31,7 @@ namespace halfstep::train {
 // clang-format on
 class BaseModel : public torch::nn::Module {
  public:
+  /// `name` is what name() gives; without one it is the class's.
   BaseModel();
   explicit BaseModel(std::string name);
 

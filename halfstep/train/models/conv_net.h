@@ -19,6 +19,7 @@ namespace halfstep::train {
 /// (and Python's) do.
 class ConvNet : public Model {
  public:
+  /// Sizes of the network.
   struct Options {
     int64_t in_channels = 1;                ///< Of the images.
     int64_t image_size = 28;                ///< Height and width of the images.

@@ -37,6 +37,7 @@ class DataPreprocessorImpl : public torch::nn::Module {
   c10::Device device() const { return device_; }
 
   using torch::nn::Module::to;
+  /// As torch::nn::Module's; device() follows.
   void to(torch::Device device, torch::Dtype dtype, bool non_blocking = false) override;
   void to(torch::Device device, bool non_blocking = false) override;
 

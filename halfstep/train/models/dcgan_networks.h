@@ -13,6 +13,7 @@ namespace halfstep::train {
 /// at the end. Weights start from N(0, 0.02), those of norms from N(1, 0.02).
 class DcganGenerator : public Model {
  public:
+  /// Sizes of the network.
   struct Options {
     int64_t output_scale = 28;   ///< side of the images: input_scale times a power of two
     int64_t input_scale = 7;     ///< side of the first ones
@@ -38,6 +39,7 @@ class DcganGenerator : public Model {
 /// at all that is left. Weights start as the generator's.
 class DcganDiscriminator : public Model {
  public:
+  /// Sizes of the network.
   struct Options {
     int64_t input_scale = 28;    ///< side of the images: output_scale times a power of two
     int64_t output_scale = 7;    ///< side of the last ones

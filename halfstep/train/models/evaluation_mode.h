@@ -11,6 +11,7 @@ namespace halfstep::train {
 /// also where something throws.
 class EvaluationMode {
  public:
+  /// The module must outlive it.
   explicit EvaluationMode(torch::nn::Module& model)
       : model_(model), was_training_(model.is_training()) {
     for (auto& module : model.modules(/*include_self=*/false))

@@ -21,6 +21,7 @@ namespace halfstep::train {
 /// Python's) layers do.
 class Gpt : public Model {
  public:
+  /// Sizes of the network.
   struct Options {
     int64_t vocabulary = 256;  ///< Tokens are 0 … vocabulary - 1.
     int64_t context = 128;     ///< The longest sequence.

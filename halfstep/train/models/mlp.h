@@ -17,6 +17,7 @@ namespace halfstep::train {
 /// does, so a state dict of the same network in Python fits.
 class Mlp : public Model {
  public:
+  /// Sizes of the network.
   struct Options {
     std::vector<int64_t> sizes{784, 256, 10};  ///< Inputs, hidden layers, outputs.
     std::string activation = "relu";           ///< relu, gelu (exact), silu, tanh or sigmoid.

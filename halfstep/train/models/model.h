@@ -13,6 +13,7 @@ using Loss = std::function<torch::Tensor(const torch::Tensor&, const torch::Tens
 /// for both; a model with another prediction or other losses derives from BaseModel.
 class Model : public BaseModel {
  public:
+  /// As BaseModel's.
   using BaseModel::BaseModel;
 
   /// What loss() and train_step() train with.

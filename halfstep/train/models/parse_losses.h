@@ -11,6 +11,7 @@ namespace halfstep::train {
 /// One term of a loss: a tensor, or several whose means are added up.
 class LossTerm {
  public:
+  /// Not explicit, so that a tensor, or a list of them, is a term.
   LossTerm(at::Tensor tensor) : tensors_{std::move(tensor)} {}
   LossTerm(std::vector<at::Tensor> tensors) : tensors_(std::move(tensors)) {}
 

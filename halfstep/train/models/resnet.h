@@ -19,6 +19,7 @@ namespace halfstep::train {
 /// layer2.0.downsample.0.weight, …, fc.bias; they start as LibTorch's (and Python's) layers do.
 class ResNet18 : public Model {
  public:
+  /// Sizes of the network.
   struct Options {
     int64_t in_channels = 1;  ///< Of the images.
     int64_t width = 64;       ///< Channels of the first two blocks; the others have 2, 4, 8 ×.

@@ -9,6 +9,7 @@
 
 namespace halfstep::train {
 
+/// What the factories below make.
 using OptimizerPtr = std::unique_ptr<torch::optim::Optimizer>;
 
 /// The fused optimizers of halfstep::optim, and LibTorch's RMSprop, with the keys, defaults and

@@ -16,6 +16,7 @@ namespace halfstep::train {
 struct GroupOption {
   nlohmann::json value;
   std::string place;
+  /// Of the values: the place does not count.
   bool operator==(const GroupOption& other) const { return value == other.value; }
 };
 

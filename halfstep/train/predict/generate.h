@@ -8,6 +8,7 @@
 
 namespace halfstep::train {
 
+/// How a text is continued.
 struct GenerateOptions {
   int64_t length = 200;      ///< characters to add
   double temperature = 1.0;  ///< scores are divided by it; 0: always the most likely character

@@ -38,6 +38,7 @@ class Registry {
   /// Builds a part from its mapping, `type` included; reading a key is what allows it.
   using Factory = std::function<Product(Config&, Args...)>;
 
+  /// `kind` names the part in messages: "model".
   explicit Registry(std::string kind) : kind_(std::move(kind)) {}
 
   /// Adds a name; throws UsageError where it is taken. Returns true, so that a static bool can hold
@@ -73,6 +74,7 @@ class Registry {
   std::map<std::string, Factory> factories_;
 };
 
+/// A registry for each kind of part, by what its factories make.
 using ModelRegistry = Registry<std::shared_ptr<BaseModel>>;
 using DatasetRegistry = Registry<std::shared_ptr<Dataset>>;
 using LossRegistry = Registry<Loss>;

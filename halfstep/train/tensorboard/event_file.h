@@ -17,6 +17,7 @@ namespace halfstep::train {
 /// All functions throw EnvironmentError where the file can't be made or written.
 class EventFile {
  public:
+  /// Makes the folder, where it is missing, and the file.
   explicit EventFile(const std::filesystem::path& folder);
 
   /// The run goes on from here: what earlier files of the folder have from `step` on counts no

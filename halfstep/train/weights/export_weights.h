@@ -7,6 +7,7 @@
 
 namespace halfstep::train {
 
+/// How weights are written.
 struct ExportOptions {
   c10::ScalarType dtype = c10::kFloat;  ///< of all floating-point tensors: any dtype of halfstep's
   /// Whether values beyond the dtype's range become infinite; else they are an error.

@@ -10,6 +10,7 @@
 
 namespace halfstep::train {
 
+/// Which of a file's tensors are taken.
 struct LoadWeightsOptions {
   /// Whether the file must have exactly the module's tensors; else those that fit are taken.
   bool strict = true;
@@ -38,6 +39,7 @@ struct WeightsReport {
   /// "loaded 3 of 4 tensors from a.pth", and a line for each list that is not empty.
   std::string text() const;
 };
+/// Writes text().
 std::ostream& operator<<(std::ostream& out, const WeightsReport& report);
 
 /// Copies weights from a file into the parameters and buffers of `module` by name, in place, on

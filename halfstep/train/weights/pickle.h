@@ -11,6 +11,7 @@ namespace halfstep::train {
 
 /// One value; others are named by their number.
 struct PickleValue {
+  /// What a value is, and which of the members below holds it.
   enum class Kind : uint8_t {
     none,
     boolean,     ///< integer: 0 or 1
@@ -38,6 +39,7 @@ struct Pickle {
   std::vector<PickleValue> values;
   uint32_t root = 0;
 
+  /// The value of a number. Throws std::out_of_range.
   const PickleValue& at(uint32_t number) const { return values.at(number); }
 };
 

@@ -16,7 +16,7 @@ namespace halfstep::train {
 struct PthTensor {
   std::string name;  ///< in the state dict
   SafetensorsDtype dtype = SafetensorsDtype::F32;
-  std::string storage;  ///< the key of its storage: the record data/<key>
+  std::string storage;  ///< the key of its storage: the record "data/KEY"
   uint64_t offset = 0;  ///< of its first element in the storage, in elements
   std::vector<int64_t> shape;
   std::vector<int64_t> strides;  ///< in elements, not negative
