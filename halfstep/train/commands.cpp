@@ -4,13 +4,13 @@
 #include "halfstep/core/error.h"
 #include "halfstep/core/low_precision_support.h"
 #include "halfstep/core/version.h"
-#include "halfstep/train/files/module_state.h"
 #include "halfstep/train/launch/requeue.h"
 #include "halfstep/train/launch/slurm_train.h"
 #include "halfstep/train/loop/older_keys.h"
 #include "halfstep/train/loop/rank_files.h"
 #include "halfstep/train/loop/ranks.h"
 #include "halfstep/train/loop/trainer.h"
+#include "halfstep/train/weights/load_weights.h"
 
 #include <climits>
 #include <csignal>
@@ -197,7 +197,7 @@ int train_command(Config config, RunOptions options, const std::string& config_n
 int test_command(Config config, const RunOptions& options,
                  const std::filesystem::path& checkpoint) {
   auto parts = build_testing(config, options);
-  load_module(Checkpoint::load(checkpoint), *parts.model);
+  load_weights(*parts.model, checkpoint);
   print_setting(options.device, parts.wrappers);
   const auto result = *evaluate(*parts.model, *parts.test_loader, options.device, parts.amp(),
                                 parts.evaluator, {.testing = true});

@@ -12,8 +12,8 @@ namespace halfstep::train {
 int train_command(Config config, RunOptions options, const std::string& config_name,
                   const std::string& program);
 
-/// `halfstep test`: prints the accuracy of a checkpoint's model on the test data. Returns the exit
-/// status.
+/// `halfstep test`: prints the results of a checkpoint's weights, or of those in any file that
+/// load_weights() takes, on the test data. Returns the exit status.
 int test_command(Config config, const RunOptions& options, const std::filesystem::path& checkpoint);
 
 /// `halfstep print-config`: prints the config as YAML, with what it inherits, the environment, the

@@ -271,7 +271,7 @@ int run(int argc, char** argv) {
   auto* test =
       app.add_subcommand("test", "Measure a CHECKPOINT's accuracy on the test data of CONFIG");
   add_common(*test, arguments);
-  test->add_option("CHECKPOINT", arguments.checkpoint, "A step_N.safetensors of a run")->required();
+  test->add_option("CHECKPOINT", arguments.checkpoint, kWeights)->required();
 
   const auto* export_weights = add_export(app, arguments);
   const auto* predict = add_predict(app, arguments);

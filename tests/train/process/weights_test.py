@@ -153,6 +153,13 @@ print(json.dumps([[int(row.argmax()), float(row.max())] for row in shares]))
                 self.expect_close(expected, self.run_snippet(with_torch, python), tolerance)
         self.assertEqual((self.dir / "mlp.safetensors").stat().st_mode & 0o777, 0o644)
 
+    def test_exported_weights_have_the_accuracy_of_the_run(self):
+        def accuracy(file):
+            return float(re.search(r"^test accuracy (0\.\d+)$", self.halfstep("test", self.config, file, *self.options).stdout, re.M)[1])
+        self.export("bfloat16")
+        self.assertGreater(accuracy(self.checkpoint), 0.5)
+        self.assertAlmostEqual(accuracy("mlp.safetensors"), accuracy(self.checkpoint), delta=0.02)
+
     def test_the_inference_example_gives_the_same_outputs(self):
         if not INFERENCE:
             self.skipTest("SKIPPED, NOTHING WAS TESTED: the examples were not built")
