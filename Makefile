@@ -1,6 +1,6 @@
 # Each of these sets up what it needs, from a bare Debian 12 on; the second time nothing is left to set up.
 
-.PHONY: help train test test-slow bench setup build docs format tidy clean
+.PHONY: help train test test-slow bench setup build package docs format tidy clean
 
 help:
 	@echo 'make train      train the MNIST network in mixed precision'
@@ -10,6 +10,7 @@ help:
 	@echo 'make setup      install what the build needs: Debian packages and LibTorch'
 	@echo 'make build      build everything (release)'
 	@echo 'make docs       the API reference, by Doxygen: build/docs/index.html'
+	@echo 'make package    a .deb and a .tar.gz of what cmake installs, into build/packages'
 	@echo 'make format     format all C++ files'
 	@echo 'make tidy       run clang-tidy on all library files'
 	@echo 'make clean      remove the build folders'
@@ -42,6 +43,11 @@ build: setup
 docs:
 	@scripts/setup --docs
 	@scripts/docs
+
+package:
+	@scripts/setup --package
+	@scripts/build release halfstep_command
+	@cpack --config build/release/CPackConfig.cmake -B build/packages
 
 format:
 	@scripts/setup --ci

@@ -3,8 +3,8 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(_config_dir "${CMAKE_INSTALL_LIBDIR}/cmake/halfstep")
 
-# The installed command finds the LibTorch it was linked with. INSTALL_RPATH_USE_LINK_PATH would leave out one that lies inside
-# the clone, as .venv does.
+# The installed command finds the LibTorch it was linked with, and libraries that are not the system's. INSTALL_RPATH_USE_LINK_PATH alone
+# would leave out a LibTorch inside the clone, as .venv is.
 if(TARGET halfstep_command)
   set(_run_path "")
   foreach(_library torch_cpu openmp cudart)
@@ -16,7 +16,7 @@ if(TARGET halfstep_command)
     endif()
   endforeach()
   list(REMOVE_DUPLICATES _run_path)
-  set_target_properties(halfstep_command PROPERTIES INSTALL_RPATH "${_run_path}")
+  set_target_properties(halfstep_command PROPERTIES INSTALL_RPATH "${_run_path}" INSTALL_RPATH_USE_LINK_PATH ON)
 endif()
 
 install(TARGETS halfstep EXPORT halfstepTargets COMPONENT library)
@@ -44,3 +44,4 @@ write_basic_package_version_file("${PROJECT_BINARY_DIR}/halfstepConfigVersion.cm
 install(FILES "${PROJECT_BINARY_DIR}/halfstepConfig.cmake" "${PROJECT_BINARY_DIR}/halfstepConfigVersion.cmake"
               "${PROJECT_SOURCE_DIR}/cmake/FindLibTorch.cmake" "${PROJECT_SOURCE_DIR}/cmake/LocateLibTorch.cmake"
         DESTINATION ${_config_dir} COMPONENT library)
+install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT library)

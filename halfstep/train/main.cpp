@@ -1,5 +1,6 @@
 #include "halfstep/train/main.h"
 
+#include "halfstep/core/build_info.h"
 #include "halfstep/core/device.h"
 #include "halfstep/core/error.h"
 #include "halfstep/core/version.h"
@@ -17,6 +18,7 @@
 #include <cstdio>
 #include <cstring>
 #include <iostream>
+#include <sstream>
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -245,11 +247,19 @@ Config read_config(const Arguments& arguments) {
   return config;
 }
 
+// The first line is for scripts.
+std::string version_text() {
+  std::ostringstream text;
+  text << "halfstep " << version() << ", LibTorch " << torch_version() << "\n" << build_info();
+  auto lines = text.str();
+  lines.pop_back();  // CLI11 ends the last one
+  return lines;
+}
+
 int run(int argc, char** argv) {
   Arguments arguments;
   CLI::App app("halfstep: train neural networks in automatic mixed precision", "halfstep");
-  app.set_version_flag("--version",
-                       fmt::format("halfstep {}, LibTorch {}", version(), torch_version()));
+  app.set_version_flag("--version", version_text);
   app.require_subcommand(1);
 
   auto* train = app.add_subcommand("train", "Train what CONFIG describes");

@@ -17,7 +17,7 @@ RUN_BY = {
         "halfstep slurm-train": (PROCESS + "slurm_test.py", "slurm-train"), "halfstep test": (PROCESS + "command_test.py", '"test"'),
         "halfstep export": (PROCESS + "weights_test.py", '"export"'), "halfstep predict": (PROCESS + "weights_test.py", '"predict"'),
         "halfstep print-config": (PROCESS + "print_config_test.py", "print-config"),
-        "halfstep doctor": (PROCESS + "doctor_test.py", '"doctor"'), "halfstep report": (PROCESS + "report_test.py", '"report"'),
+        "halfstep --version": (PROCESS + "command_test.py", "--version"), "halfstep doctor": (PROCESS + "doctor_test.py", '"doctor"'), "halfstep report": (PROCESS + "report_test.py", '"report"'),
     },
     "doctor.md": {"halfstep doctor": (PROCESS + "doctor_test.py", '"doctor"')},
     "reports.md": {
@@ -33,9 +33,10 @@ RUN_BY = {
     },
     "building.md": {
         "cmake --preset release": ("scripts/build", "cmake --preset"), "ctest": ("scripts/test", "ctest"),
-        "python3 -m venv": HAND + "downloads LibTorch with CUDA", "mkdir ~/highway": HAND + "downloads packages",
-        "cmake -B build": ("tests/packaging/CMakeLists.txt", "packaging.add_subdirectory"),
-        "cmake --build build": ("tests/packaging/install.cmake", "--install"),
+        "python3 -m venv": HAND + "downloads LibTorch", "mkdir ~/deps": HAND + "downloads packages", "apt-get download": HAND + "downloads packages",
+        "for deb": HAND + "unpacks what was downloaded", "cmake -B build/home": HAND + "a whole build", "apt-get install": HAND + "as root",
+        "cmake --build build": ("tests/packaging/install.cmake", "--install"), "halfstep --version": ("tests/packaging/package.cmake", "--version"),
+        "make package": ("Makefile", "cpack --config"), "cpack": ("tests/packaging/package.cmake", "CPackConfig.cmake"),
         "nvidia-smi": HAND + "needs a GPU", ".venv/bin/python -c": HAND + "needs a GPU",
     },
     "coming-from-openmmlab.md": {
@@ -55,13 +56,10 @@ RUN_BY = {
         "bash tools/dist_train.sh": (PROCESS + "dist_train_test.py", "bash tools/dist_train.sh"),
         "NNODES=2": (PROCESS + "two_machines_test.py", "NNODES"), "GPUS=16": (PROCESS + "slurm_test.py", "GPUS"),
         "GPUS=2": (PROCESS + "slurm_test.py", "GPUS_PER_NODE"), "srun": (PROCESS + "slurm_test.py", "srun"),
-        "python3 -m venv": HAND + "on a cluster's login node", "mkdir ~/deps": HAND + "on a cluster's login node",
-        "apt-get download": HAND + "on a cluster's login node", "for deb": HAND + "on a cluster's login node",
-        "cmake -B build/home": HAND + "on a cluster's login node", "cmake --build build/home": HAND + "on a cluster's login node",
     },
     "weights.md": {"halfstep export": (PROCESS + "weights_test.py", '"export"'), "halfstep predict": (PROCESS + "weights_test.py", '"predict"')},
 }
-PROGRAM = (r"(?:\w+=\S* )*(?:make|cmake|ctest|halfstep|bash|torchrun|mpirun|srun|python3|git|apt-get|mkdir|for|nvidia-smi|[\w./]*(?:build|tools|scripts|"
+PROGRAM = (r"(?:\w+=\S* )*(?:make|cmake|ctest|halfstep|bash|torchrun|mpirun|srun|python3|git|apt-get|cpack|mkdir|for|nvidia-smi|[\w./]*(?:build|tools|scripts|"
            r"benchmarks)/[\w./]+|\.ci/run|\.venv/[\w./]+)(?: |$)")
 
 

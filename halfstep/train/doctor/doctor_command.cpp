@@ -1,5 +1,6 @@
 #include "halfstep/train/doctor/doctor_command.h"
 
+#include "halfstep/core/build_info.h"
 #include "halfstep/core/device.h"
 #include "halfstep/core/dtype.h"
 #include "halfstep/core/error.h"
@@ -11,6 +12,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <sstream>
 
 #include <fmt/format.h>
 #include <stdlib.h>
@@ -51,7 +53,9 @@ void print_now(const std::string& text) {
 void print_machine(c10::Device device) {
   const auto machine = this_machine();
   const auto support = low_precision_support(device);
-  print_now(fmt::format("halfstep {}, LibTorch {}\n", version(), torch_version()));
+  std::ostringstream build;
+  build << build_info();
+  print_now(fmt::format("halfstep {}, LibTorch {}\n{}\n", version(), torch_version(), build.str()));
   print_now(fmt::format(
       "machine: {}, {} cores, {:.1f} GiB; LibTorch computes with {} here\n", machine.cpu,
       machine.cores, static_cast<double>(machine.memory_bytes) / (1 << 30), machine.instructions));

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tiny_data import write_idx
 
+ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = ""
 CONFIGS = Path()
 
@@ -440,8 +441,25 @@ custom_hooks: []
         for seed in ("-1", "99999999999999999999"):
             self.fails(self.halfstep("train", "x.yaml", "--seed", seed, status=2), "--seed must be a whole number from 0 to 2^63 - 1", f"'{seed}'")
         self.fails(self.halfstep("test", "x.yaml", "y.safetensors", "--seed", "1", status=2), "but got '--seed'")
-        self.assertRegex(self.halfstep("--version"), r"^halfstep \d+\.\d+\.\d+, LibTorch \d")
         self.assertIn("--cfg-options", self.halfstep("train", "--help"))
+
+    def test_version(self):
+        first, *rest = self.halfstep("--version").splitlines()
+        self.assertRegex(first, r"^halfstep \d+\.\d+\.\d+, LibTorch \d+\.\d+\.\d+$")
+        said = dict(line.split(maxsplit=1) for line in rest)
+        self.assertEqual(list(said), ["commit", "compiler", "LibTorch", "CUDA", "NCCL", "Highway", "OpenMP", "sanitizer"])
+        self.assertEqual(said["LibTorch"], first.split()[-1], "it runs with the LibTorch it was compiled with")
+        self.assertRegex(said["compiler"], r"^(g|clang)\+\+ \d+\.\d+\.\d+, \w+$")
+        self.assertRegex(said["Highway"], r"^\d+\.\d+")
+        # The commit of the last configure: maybe not the newest, but one of this clone's.
+        git = ["git", "-C", str(ROOT)]
+        clone = shutil.which("git") and subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True).stdout.strip()
+        if clone == str(ROOT):
+            self.assertRegex(said["commit"], r"^[0-9a-f]{40}$")
+            kind = subprocess.run([*git, "cat-file", "-t", said["commit"]], capture_output=True, text=True).stdout
+            self.assertEqual(kind, "commit\n")
+        else:
+            self.assertEqual(said["commit"], "unknown")
 
     def test_arguments_in_any_order(self):
         config, data = CONFIGS / "mnist_mlp.yaml", self.options("train_cfg.max_epochs=1")
