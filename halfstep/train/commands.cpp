@@ -197,7 +197,8 @@ int train_command(Config config, RunOptions options, const std::string& config_n
 int test_command(Config config, const RunOptions& options,
                  const std::filesystem::path& checkpoint) {
   auto parts = build_testing(config, options);
-  load_weights(*parts.model, checkpoint);
+  const auto report = load_weights(*parts.model, checkpoint);
+  if (!report.converted.empty()) fmt::print("{}", report.text());
   print_setting(options.device, parts.wrappers);
   const auto result = *evaluate(*parts.model, *parts.test_loader, options.device, parts.amp(),
                                 parts.evaluator, {.testing = true});

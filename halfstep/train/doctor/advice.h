@@ -21,7 +21,9 @@ struct PrecisionFigures {
 /// Which dtype to train in, and what it brings, in one sentence: by the trials where there are
 /// some, else by the rate of products. `figures` begins with float32; what is rehearsed is not
 /// advised. bfloat16 goes before float16 unless that is faster by more than 5 %, since it needs no
-/// loss scale.
-std::string advice(const std::vector<PrecisionFigures>& figures);
+/// loss scale. `dtype_options` are what stands before a dtype's name on the command line: of
+/// several optimizers one each.
+std::string advice(const std::vector<PrecisionFigures>& figures,
+                   const std::vector<std::string>& dtype_options = {"optim_wrapper.dtype="});
 
 }  // namespace halfstep::train

@@ -8,11 +8,15 @@
 #include "halfstep/core/machine.h"
 #include "halfstep/core/version.h"
 #include "halfstep/train/doctor/advice.h"
+#include "halfstep/train/loop/amp_settings.h"
+#include "halfstep/train/loop/stop_signal.h"
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <sstream>
+
+#include <c10/core/CachingDeviceAllocator.h>
 
 #include <fmt/format.h>
 #include <stdlib.h>
@@ -70,8 +74,9 @@ std::string name_of(const PrecisionFigures& figures) {
 }
 
 std::string rate_text(double operations) {
-  return operations >= 1e12 ? fmt::format("{:.1f} TFLOP/s", operations * 1e-12)
-                            : fmt::format("{:.0f} GFLOP/s", operations * 1e-9);
+  return operations >= 1e12
+             ? fmt::format("{:.1f} TFLOP/s", operations * 1e-12)
+             : fmt::format("{:.{}f} GFLOP/s", operations * 1e-9, operations < 1e10 ? 1 : 0);
 }
 
 std::vector<PrecisionFigures> measure(c10::Device device) {
@@ -91,11 +96,14 @@ std::vector<PrecisionFigures> measure(c10::Device device) {
   }
   print_now(fmt::format("memory: {:.1f} GB/s read and written by a copy\n",
                         measure_memory_rate(device) * 1e-9));
+  // The trials' processes want the memory.
+  if (!device.is_cpu()) c10::getDeviceAllocator(device.type())->emptyCache();
   return figures;
 }
 
-// Returns whether a trial ran through.
-bool try_config(const DoctorOptions& doctor, std::vector<PrecisionFigures>& figures) {
+// Returns whether a trial ran through; stops before the next one where a signal came.
+bool try_config(const DoctorOptions& doctor, std::vector<PrecisionFigures>& figures,
+                const StopSignal& signal) {
   print_now(fmt::format("\nsteps of {}:\n{:<22}{:>12}{:>12}{:>16}{:>10}\n", doctor.config, "",
                         "a step", "", "memory", "skipped"));
   bool any = false;
@@ -114,7 +122,9 @@ bool try_config(const DoctorOptions& doctor, std::vector<PrecisionFigures>& figu
                                    scratch.path().string()};
     if (!doctor.overrides.empty()) words.emplace_back("--cfg-options");
     words.insert(words.end(), doctor.overrides.begin(), doctor.overrides.end());
-    const auto trial = try_in_process(words, scratch.path() / "trial.json");
+    const auto trial = try_in_process(words, scratch.path() / "trial.json",
+                                      [&] { return signal.received() != 0; });
+    if (signal.received() != 0) return any;
     each.trial = trial;
     if (!trial.error.empty()) {
       print_now(fmt::format("{:<22}failed: {}\n", name_of(each), trial.error));
@@ -130,6 +140,19 @@ bool try_config(const DoctorOptions& doctor, std::vector<PrecisionFigures>& figu
                           fmt::format("{} MiB", trial.memory), trial.skipped));
   }
   return any;
+}
+
+// What must stand before a dtype so that every optimizer of the config trains in it.
+std::vector<std::string> dtype_options(Config config) {
+  if (config.has("fp16")) return {"fp16=null optim_wrapper.dtype="};
+  std::vector<std::string> options;
+  if (config.has("optim_wrapper")) {
+    auto optim_wrapper = config.child("optim_wrapper");
+    for (const auto& name : wrapper_names(optim_wrapper))
+      options.push_back(fmt::format("optim_wrapper.{}.dtype=", name));
+  }
+  if (options.empty()) options.emplace_back("optim_wrapper.dtype=");
+  return options;
 }
 
 }  // namespace
@@ -149,11 +172,15 @@ int doctor_command(const DoctorOptions& doctor, const RunOptions& options) {
               doctor.trial_folder / "trial.json");
     return 0;
   }
-  if (!doctor.config.empty()) load();  // a file that is none is told before anything is measured
+  // What is wrong with the file is told before anything is measured.
+  const auto dtypes = doctor.config.empty() ? std::vector<std::string>{"optim_wrapper.dtype="}
+                                            : dtype_options(load());
   print_machine(options.device);
   auto figures = measure(options.device);
-  const bool works = doctor.config.empty() || try_config(doctor, figures);
-  print_now(works ? "\n" + advice(figures) + "\n"
+  const StopSignal signal;
+  const bool works = doctor.config.empty() || try_config(doctor, figures, signal);
+  if (signal.received() != 0) return 128 + signal.received();
+  print_now(works ? "\n" + advice(figures, dtypes) + "\n"
                   : std::string("\nThe config ran in no precision.\n"));
   return works ? 0 : 1;
 }

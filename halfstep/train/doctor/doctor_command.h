@@ -20,7 +20,8 @@ struct DoctorOptions {
 
 /// `halfstep doctor`: says what the versions and the machine are, how fast it multiplies,
 /// convolves and copies in float32, bfloat16 and float16, with a config what its steps take in
-/// each, and which dtype to use. Returns the exit status: 1 where a config ran in no precision.
+/// each, and which dtype to use. Returns the exit status: 1 where a config ran in no precision,
+/// 128 + N where signal N stopped the trials.
 int doctor_command(const DoctorOptions& doctor, const RunOptions& options);
 
 }  // namespace halfstep::train

@@ -65,7 +65,7 @@ Rates measure_rates(c10::Device device, c10::ScalarType dtype) {
 
 double measure_memory_rate(c10::Device device) {
   const at::NoGradGuard no_grad;
-  const int64_t bytes = int64_t{device.is_cpu() ? 256 : 1024} << 20;
+  constexpr int64_t bytes = int64_t{256} << 20;
   const auto from = at::full({bytes / 4}, 1.0, at::TensorOptions(device).dtype(c10::kFloat));
   auto to = at::empty_like(from);
   return 2 * static_cast<double>(bytes) / best_seconds(device, [&] { to.copy_(from); });

@@ -1,6 +1,7 @@
 #include "halfstep/train/doctor/trial.h"
 
 #include "halfstep/core/dtype.h"
+#include "halfstep/core/error.h"
 #include "halfstep/core/machine.h"
 #include "halfstep/train/files/atomic_file.h"
 #include "halfstep/train/launch/rank_process.h"
@@ -10,13 +11,17 @@
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
+#include <cstring>
 #include <fstream>
 #include <memory>
 #include <utility>
 
 #include <torch/cuda.h>
 
+#include <fmt/format.h>
 #include <poll.h>
+#include <sys/wait.h>
 
 namespace halfstep::train {
 
@@ -63,6 +68,13 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
+std::string describe_end(int wait_status) {
+  if (WIFSIGNALED(wait_status))
+    return fmt::format("killed by SIG{}{}", ::sigabbrev_np(WTERMSIG(wait_status)),
+                       WTERMSIG(wait_status) == SIGKILL ? " (was memory short?)" : "");
+  return fmt::format("ended with status {} and no error", WEXITSTATUS(wait_status));
+}
+
 void set_one(Config& wrapper, c10::ScalarType dtype) {
   constexpr const char* place = "the trial";
   if (dtype == c10::kFloat) {
@@ -89,13 +101,18 @@ void set_precision(Config& config, c10::ScalarType dtype) {
 void run_trial(Config config, const RunOptions& options, c10::ScalarType dtype, int64_t steps,
                const std::filesystem::path& file) {
   set_precision(config, dtype);
+  config.override_with(
+      "default_hooks.checkpoint={type: CheckpointHook, interval: -1, save_last: false}");
   Trainer trainer(std::move(config), options);
+  trainer.parts().test_loader.reset();  // no validation between the steps
   auto hook = std::make_unique<TrialHook>(steps);
   const auto& seconds = hook->seconds();
   trainer.register_hook(std::move(hook));
   try {
     trainer.train();
   } catch (const TrialIsOver&) {}
+  HALFSTEP_CHECK_USAGE(!seconds.empty(), "doctor",
+                       "a config must make a step to be tried, but it made none; give another one");
   const auto warm_up = std::min<size_t>(trial_warm_up, seconds.size() / 2);
   const std::vector<double> measured(seconds.begin() + static_cast<std::ptrdiff_t>(warm_up),
                                      seconds.end());
@@ -109,13 +126,14 @@ void run_trial(Config config, const RunOptions& options, c10::ScalarType dtype, 
   write_file(file, result.dump());
 }
 
-Trial try_in_process(const std::vector<std::string>& command, const std::filesystem::path& file) {
+Trial try_in_process(const std::vector<std::string>& command, const std::filesystem::path& file,
+                     const std::function<bool()>& stop) {
   std::error_code ignored;
   std::filesystem::remove(file, ignored);
   // Not rank 0, whose output goes to the console.
   detail::RankProcess process(1, {.program = command.front(), .words = command}, {});
   const auto ignore = [](const std::string&) {};
-  while (process.is_running()) {
+  while (process.is_running() && !stop()) {
     std::vector<pollfd> pipes;
     for (const int pipe : process.open_pipes()) pipes.push_back({pipe, POLLIN, 0});
     ::poll(pipes.data(), pipes.size(), /*timeout in ms=*/100);
@@ -133,7 +151,7 @@ Trial try_in_process(const std::vector<std::string>& command, const std::filesys
     trial.skipped = result.at("skipped");
     return trial;
   }
-  trial.error = "the process ended without a word";
+  trial.error = describe_end(process.wait_status().value_or(0));
   for (const auto& line : process.errors().last())
     if (line.starts_with("error: ")) trial.error = line.substr(7);
   return trial;

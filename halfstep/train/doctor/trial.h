@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -27,14 +28,17 @@ inline constexpr int64_t trial_warm_up = 5;
 void set_precision(Config& config, c10::ScalarType dtype);
 
 /// Trains a config in a precision for `steps` steps after those that warm up, or as long as the run
-/// is, in this process, and writes what it took into `file`, as JSON. The work dir of `options` is
-/// for scratch: no checkpoint is written, but the log is. Throws as a Trainer does.
+/// is, in this process, without validations, and writes what it took into `file`, as JSON. The work
+/// dir of `options` is for scratch: the log is written there, but no checkpoint. Throws as a
+/// Trainer does.
 void run_trial(Config config, const RunOptions& options, c10::ScalarType dtype, int64_t steps,
                const std::filesystem::path& file);
 
 /// The same by a process of its own, as memory is counted for a whole process: `command` is the
 /// program and its words, which must call run_trial() with `file`. A run that fails is a Trial with
-/// an error: the last one that the process printed.
-Trial try_in_process(const std::vector<std::string>& command, const std::filesystem::path& file);
+/// an error: the last one that the process printed, or how it ended. Kills it where `stop`, which
+/// is asked ten times a second, says so.
+Trial try_in_process(const std::vector<std::string>& command, const std::filesystem::path& file,
+                     const std::function<bool()>& stop);
 
 }  // namespace halfstep::train

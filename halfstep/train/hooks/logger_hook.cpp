@@ -107,10 +107,10 @@ void LoggerHook::before_run(Trainer& trainer) {
 void LoggerHook::after_outcome(Trainer& trainer, const StepResult& result) {
   if (result.stepped()) return;
   const auto& parts = trainer.active_wrapper();
-  nlohmann::ordered_json line{{"event", "skip"}, {"step", trainer.progress().step}};
+  nlohmann::ordered_json line{{"event", "skip"}, {"step", trainer.outcome_step()}};
   if (!parts.name.empty()) line["optimizer"] = parts.name;
   // On a GPU reading it would wait.
-  if (trainer.device().is_cpu()) line["loss_scale"] = trainer.scaler().get_scale();
+  if (trainer.device().is_cpu()) line[parts.named("loss_scale")] = trainer.scaler().get_scale();
   log_->write(line);
 }
 
@@ -167,12 +167,13 @@ void LoggerHook::after_train_iter(Trainer& trainer, const Batch&) {
   const auto line = trainer.parts().log_processor.after_train_iter(trainer);
   if (!bar_) print(line.text);
   scalars_->write(line.scalars);
-  write_log(trainer, "train");
+  write_log(trainer, "train", /*validated=*/false);
 }
 
 void LoggerHook::after_train_epoch(Trainer& trainer) {
   if (bar_) bar_->end();
-  if (trainer.parts().loop.by_epoch && !trainer.progress().val_due) write_log(trainer, "epoch");
+  if (trainer.parts().loop.by_epoch && !trainer.progress().val_due)
+    write_log(trainer, "epoch", /*validated=*/false);
 }
 
 void LoggerHook::after_val_iter(Trainer& trainer, int64_t number, const Batch&) {
@@ -185,15 +186,15 @@ void LoggerHook::after_val_epoch(Trainer& trainer, const Metrics& metrics) {
   const auto line = trainer.parts().log_processor.after_val_epoch(trainer);
   print(line.text);
   scalars_->write(line.scalars);
-  write_log(trainer, trainer.parts().loop.by_epoch ? "epoch" : "val");
+  write_log(trainer, trainer.parts().loop.by_epoch ? "epoch" : "val", /*validated=*/true);
 }
 
 void LoggerHook::after_run(Trainer& trainer) {
   if (bar_) bar_->end();
-  write_log(trainer, "end");
+  write_log(trainer, "end", /*validated=*/true);
 }
 
-void LoggerHook::write_log(const Trainer& trainer, const char* event) {
+void LoggerHook::write_log(const Trainer& trainer, const char* event, bool validated) {
   const auto& progress = trainer.progress();
   const bool trains = std::string_view(event) == "train";
   nlohmann::ordered_json line{{"event", event},
@@ -226,7 +227,8 @@ void LoggerHook::write_log(const Trainer& trainer, const char* event) {
   if (const auto& hub = trainer.message_hub(); trains && hub.has("train/time"))
     line["time"] = hub.mean("train/time", MessageHub::kept);
   line["memory"] = peak_memory(trainer.device());
-  if (const auto& evaluation = trainer.evaluation(); evaluation && !trains)
+  // Of an epoch without one it would be an older one's.
+  if (const auto& evaluation = trainer.evaluation(); evaluation && validated)
     for (const auto& [name, value] : evaluation->metrics) line["test_" + name] = value;
   if (std::string_view(event) == "end") {
     line["finished"] = trainer.is_finished();

@@ -35,7 +35,7 @@ class LoggerHook : public Hook {
   bool writes(const Trainer& trainer) const;
   std::vector<std::string> bar_fields(const Trainer& trainer) const;
   void draw(const Trainer& trainer);
-  void write_log(const Trainer& trainer, const char* event);
+  void write_log(const Trainer& trainer, const char* event, bool validated);
 
   int64_t interval_;
   bool ignore_last_;

@@ -99,6 +99,8 @@ class Trainer {
   /// In after_backward and after_outcome the wrapper it is about; else the first one.
   WrapperParts& active_wrapper() { return parts_.wrappers[active_]; }
   const WrapperParts& active_wrapper() const { return parts_.wrappers[active_]; }
+  /// In after_outcome the step whose update it is about (from 1); a GPU tells it late.
+  int64_t outcome_step() const { return runs_[active_].step; }
   /// That wrapper's scaler. Disabled where it has no loss scale.
   GradScaler& scaler();
   const GradScaler& scaler() const;
@@ -171,6 +173,7 @@ class Trainer {
   struct WrapperRun {
     LateOutcome outcome;
     WrapperCounts counts;
+    int64_t step = 0;  // of the last update
     int64_t skipped_in_a_row = 0;
     bool fell_back = false;
   };

@@ -65,6 +65,7 @@ void Trainer::after_update(size_t wrapper, const StepResult& result) {
   auto& run = runs_[wrapper];
   const auto& parts = parts_.wrappers[wrapper];
   run.outcome.note(result);
+  run.step = progress_.step + 1;
   ++run.counts.updates;
   if (const auto& norm = parts.wrapper->grad_norm(); norm.defined())
     message_hub_.update_scalar("train/" + parts.named("grad_norm"), norm);

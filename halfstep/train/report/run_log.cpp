@@ -3,6 +3,7 @@
 #include "halfstep/core/error.h"
 #include "halfstep/train/files/input_file.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <sstream>
@@ -50,12 +51,14 @@ class Reader {
     const auto event = json["event"].get<std::string>();
     if (event == "start") {
       clear();
-      run_["begin"] = json;
+      run_["begin"] = run_["now"] = json;
     } else if (event == "resume") {
       resume(json);
     } else if (event == "end") {
       run_["end"] = json;
-    } else if (const auto list = list_of(event); !list.empty()) {
+    } else if (const auto list = list_of(event); list == "validation") {
+      add_validation(json);
+    } else if (!list.empty()) {
       run_[list].push_back(json);
     }
   }
@@ -67,13 +70,27 @@ class Reader {
 
  private:
   void clear() {
-    run_ = {{"name", ""}, {"begin", nullptr}, {"resumed", ordered_json::array()}};
+    run_ = {{"name", ""}, {"begin", nullptr}, {"now", nullptr}, {"resumed", ordered_json::array()}};
     for (const char* list : kLists) run_[list] = ordered_json::array();
     run_["end"] = nullptr;
   }
 
+  // An epoch's line may come without results.
+  void add_validation(const ordered_json& line) {
+    const auto items = line.items();
+    if (std::none_of(items.begin(), items.end(),
+                     [](const auto& item) { return item.key().starts_with("test_"); }))
+      return;
+    auto& list = run_["validation"];
+    if (!list.empty() && list.back()["step"] == line["step"])
+      list.back() = line;
+    else
+      list.push_back(line);
+  }
+
   void resume(const ordered_json& line) {
     if (run_["begin"].is_null()) run_["begin"] = line;
+    run_["now"] = line;
     const auto step = line["step"].get<int64_t>();
     run_["resumed"].push_back(step);
     run_["end"] = nullptr;

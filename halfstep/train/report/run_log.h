@@ -5,15 +5,17 @@
 
 namespace halfstep::train {
 
-/// What the files of a work dir tell of its run, for a report: the newest line of each step, as one
-/// run, however often it was resumed.
+/// What the files of a work dir tell of its run, for a report: as one run, however often it was
+/// resumed.
 ///
 ///   {"name": "mnist_mlp",     // of the folder
 ///    "begin": {…},            // the first line: versions, machine, dtype, seed
+///    "now": {…},              // the same of the process that wrote last
 ///    "resumed": [50, …],      // after which steps it was
 ///    "train": [{…}, …],       // the lines of each event, oldest first
-///    "validation": […], "skips": […], "overflows": […], "gradient_exponents": […],
-///    "end": {…} or null,      // null: it runs still, or was killed
+///    "validation": […],       // one a step: made again after a resume, it is the newer one
+///    "skips": […], "overflows": […], "gradient_exponents": […],
+///    "end": {…} or null,      // null: it runs still, failed or was killed
 ///    "unreadable_lines": 0,   // a process that is killed may leave half a line
 ///    "config": "…",           // config.yaml, empty where there is none
 ///    "precision": {…} or null}

@@ -9,7 +9,7 @@
 namespace halfstep::train {
 
 /// A new event file of TensorBoard's in a folder: events.out.tfevents.TIME.HOST.PROCESS, which no
-/// other process writes. Each event is on disk when its function returns. Not thread-safe.
+/// other process writes. The system has each event when its function returns. Not thread-safe.
 ///
 ///   EventFile file("work_dirs/run/vis_data");
 ///   file.add_scalars(100, {{"train/loss", 0.5}});

@@ -161,7 +161,7 @@ WeightsReport load_weights(torch::nn::Module& module, const NamedTensors& weight
     std::replace(text.begin(), text.end(), '\n', ';');
     halfstep::detail::raise<EnvironmentError>(
         kLoadWeightsWhere, name, " must have exactly the module's tensors, but got ", text,
-        "; load another file, or take what fits by strict = false");
+        "; load a file of this model (in C++ strict = false takes what fits)");
   }
   const at::NoGradGuard no_grad;
   for (auto& [to, from] : copies) to.copy_(from);

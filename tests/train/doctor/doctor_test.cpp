@@ -73,6 +73,24 @@ TEST(DoctorAdvice, GoesByTheTrialsOfAConfig) {
                          "300 MiB instead of 500"));
 }
 
+TEST(DoctorAdvice, NamesAnOptionForEachOptimizer) {
+  EXPECT_THAT(advice({tried(c10::kFloat, 0.2, 500), tried(c10::kBFloat16, 0.08, 300)},
+                     {"optim_wrapper.generator.dtype=", "optim_wrapper.discriminator.dtype="}),
+              HasSubstr("--cfg-options optim_wrapper.generator.dtype=bfloat16 "
+                        "optim_wrapper.discriminator.dtype=bfloat16): "));
+}
+
+TEST(DoctorAdvice, OfAConfigNeverGoesByRates) {
+  EXPECT_EQ(advice({failed(c10::kFloat), tried(c10::kBFloat16, 0.2, 300)}),
+            "Train this config in bfloat16 (--amp --cfg-options optim_wrapper.dtype=bfloat16): "
+            "float32 fails here.");
+  EXPECT_EQ(advice({failed(c10::kFloat), failed(c10::kBFloat16),
+                    tried(c10::kHalf, 0.1, 300, /*rehearsed=*/true)}),
+            "This config runs here in no precision but a rehearsed one.");
+  EXPECT_THAT(advice({tried(c10::kFloat, 0.2, 300), failed(c10::kBFloat16)}),
+              StartsWith("Train in float32 here"));
+}
+
 TEST(DoctorRates, AreThoseOfAComputer) {
   for (const auto dtype : {c10::kFloat, c10::kBFloat16, c10::kHalf}) {
     const auto rates = measure_rates(c10::kCPU, dtype);

@@ -88,7 +88,9 @@ class DoctorTest(unittest.TestCase):
         self.assertGreater(len(self.marked.alive()), 1, "the trial must be a process of its own")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 128 + signal.SIGTERM)
         self.assertEqual(self.marked.wait_for_end(), {}, "processes were left behind")
+        self.assertEqual(list((self.dir / "tmp").iterdir()), [], "nothing may be left behind")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class Report : public ::testing::Test {
 TEST_F(Report, SortsTheLinesOfARunByTheirEvent) {
   write_log({kStart, R"({"event":"train","step":5,"loss":2.5})", R"({"event":"skip","step":7})",
              R"({"event":"train","step":10,"loss":null})",
-             R"({"event":"overflow","step":7,"op":"aten::exp"})",
+             R"({"event":"overflow","step":7,"op":"aten::exp"})", R"({"event":"epoch","step":5})",
              R"({"event":"epoch","step":10,"test_accuracy":0.5})",
              R"({"event":"gradients","step":10})", R"({"event":"end","step":10})"});
   const auto read = run();
@@ -57,6 +57,7 @@ TEST_F(Report, SortsTheLinesOfARunByTheirEvent) {
   EXPECT_THAT(steps(read["train"]), ElementsAre(5, 10));
   EXPECT_THAT(steps(read["skips"]), ElementsAre(7));
   EXPECT_EQ(read["overflows"][0]["op"], "aten::exp");
+  ASSERT_THAT(steps(read["validation"]), ElementsAre(10));
   EXPECT_EQ(read["validation"][0]["test_accuracy"], 0.5);
   EXPECT_EQ(read["end"]["step"], 10);
   EXPECT_EQ(read["unreadable_lines"], 0);
@@ -75,6 +76,16 @@ TEST_F(Report, LeavesOutWhatAResumedRunHadLost) {
   EXPECT_TRUE(read["skips"].empty());
   EXPECT_EQ(read["resumed"], ordered_json({5, 10}));
   EXPECT_TRUE(read["end"].is_null()) << "it goes on";
+}
+
+TEST_F(Report, TakesTheNewerOfTwoValidationsOfAStep) {
+  write_log({kStart, R"({"event":"val","step":10,"test_loss":1})",
+             R"({"event":"resume","step":10,"device":"cuda:0"})",
+             R"({"event":"val","step":10,"test_loss":2})"});
+  ASSERT_EQ(run()["validation"].size(), 1);
+  EXPECT_EQ(run()["validation"][0]["test_loss"], 2);
+  EXPECT_EQ(run()["begin"]["device"], "cpu");
+  EXPECT_EQ(run()["now"]["device"], "cuda:0");
 }
 
 TEST_F(Report, ForgetsARunThatBeganAnew) {

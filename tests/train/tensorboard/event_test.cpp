@@ -39,7 +39,8 @@ TEST(TensorboardEvent, FilesOfOneProcessHaveNamesOfTheirOwn) {
   EXPECT_TRUE(first.path().filename().string().starts_with("events.out.tfevents."));
   const auto before = std::filesystem::file_size(first.path());
   first.add_scalars(3, {{"train/loss", 0.5}});
-  EXPECT_GT(std::filesystem::file_size(first.path()), before) << "an event must be on disk at once";
+  EXPECT_GT(std::filesystem::file_size(first.path()), before)
+      << "an event must be in the file at once";
 }
 
 TEST(TensorboardEvent, FolderThatCannotBeMadeIsAnError) {
