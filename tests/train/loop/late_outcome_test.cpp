@@ -164,6 +164,11 @@ TEST_P(LateRun, LeavesWhatARunLeavesThatKnowsAtOnce) {
   EXPECT_EQ(late.looks[bad - 1], bad % 3 == 0 ? 1 : 0);
   late.looks = at_once.looks;
   EXPECT_EQ(late.log, at_once.log);
+  std::vector<int64_t> skips;
+  for (const auto& line : late.log)
+    if (const auto json = nlohmann::json::parse(line); json["event"] == "skip")
+      skips.push_back(json["step"]);
+  EXPECT_EQ(skips, (std::vector<int64_t>{GetParam(), GetParam() + 6}));
   EXPECT_TRUE(late == at_once);
 }
 

@@ -4,6 +4,8 @@
 #include "halfstep/optim_wrapper/amp_optim_wrapper.h"
 #include "halfstep/train/optim/constructors.h"
 
+#include <cmath>
+
 #include "tests/support/errors.h"
 #include "tests/support/tolerance.h"
 #include "tests/train/loop/blob_runs.h"
@@ -162,6 +164,20 @@ TEST_F(TwoOptimizers, TrainBySchedulesScalesAndCountsOfTheirOwn) {
   EXPECT_EQ(line.at("last.skipped_steps"), 0);
   EXPECT_TRUE(line.contains("first.grad_norm"));
   EXPECT_FALSE(line.contains("last.loss_scale"));
+  // Its outcome is taken in the middle of the iteration, before the other one's update.
+  int64_t skips = 0;
+  int64_t step = 0;
+  for (const auto& each : log()) {
+    if (each["event"] != "skip") continue;
+    if (++skips == 1) {
+      EXPECT_EQ(each["step"], 1) << "the scale overflows from the first step on";
+    }
+    EXPECT_GT(each["step"], step);
+    step = each["step"];
+    EXPECT_EQ(each["optimizer"], "first");
+    EXPECT_EQ(each["first.loss_scale"], 1e6 / std::pow(2, skips));
+  }
+  EXPECT_EQ(skips, run->counts(0).skipped_steps);
 }
 
 TEST_F(TwoOptimizers, AListOfSchedulesIsForBoth) {
