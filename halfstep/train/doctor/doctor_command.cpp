@@ -13,13 +13,13 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <sstream>
 
 #include <c10/core/CachingDeviceAllocator.h>
 
 #include <fmt/format.h>
-#include <stdlib.h>
 
 namespace halfstep::train {
 
