@@ -11,7 +11,8 @@ import sys
 LIBRARY = ("core", "autocast", "scaling", "nn", "inspect", "optim", "optim_wrapper", "precision", "apex",
            "graph", "dist")
 # Where the library takes another package or the compiler's own headers in: folder -> include prefixes.
-ALSO = {"dist": ("arpa/inet.h", "ifaddrs.h", "net/if.h", "netdb.h", "netinet/in.h", "sys/socket.h", "unistd.h"),
+ALSO = {"core": ("sched.h", "sys/resource.h", "sys/utsname.h", "unistd.h"),
+        "dist": ("arpa/inet.h", "ifaddrs.h", "net/if.h", "netdb.h", "netinet/in.h", "sys/socket.h", "unistd.h"),
         "graph": ("hwy/",), "nn": ("hwy/",), "optim": ("hwy/", "xmmintrin.h")}
 TORCH = ("ATen/", "c10/", "torch/", "caffe2/")
 CUDA = re.compile(r"cuda(_\w+)?\.h|cub/.*|thrust/.*")

@@ -3,7 +3,7 @@
 #include <array>
 #include <cstddef>
 
-#include "events.pb.h"
+#include <events.pb.h>
 
 namespace halfstep::train::detail {
 

@@ -429,12 +429,12 @@ custom_hooks: []
     # Bad input
 
     def test_usage(self):
-        self.fails(self.halfstep(status=2), "error: [command line] a command must be one of train, dist-train, slurm-train, dist-run, test, export, predict, print-config, but got none; "
+        self.fails(self.halfstep(status=2), "error: [command line] a command must be one of train, dist-train, slurm-train, dist-run, test, export, predict, report, doctor, print-config, but got none; "
                    "see halfstep --help")
         self.fails(self.halfstep("train", status=2), "error: [command line] ", "CONFIG is required", "see halfstep train --help")
         self.fails(self.halfstep("train", "x.yaml", "--ampp", status=2), "error: [command line] an option must be one of --", "but got '--ampp'",
                    "did you mean '--amp'?")
-        self.fails(self.halfstep("trian", "x.yaml", status=2), "error: [command line] a command must be one of train, dist-train, slurm-train, dist-run, test, export, predict, print-config, but got 'trian'",
+        self.fails(self.halfstep("trian", "x.yaml", status=2), "error: [command line] a command must be one of train, dist-train, slurm-train, dist-run, test, export, predict, report, doctor, print-config, but got 'trian'",
                    "did you mean 'train'?")
         self.fails(self.halfstep("train", "x.yaml", "--resume", "last", status=2), "[command line]", "but got 'last' besides", ".safetensors")
         self.fails(self.halfstep("train", "x.yaml", "--cfg-options", status=2), "[command line]", "--cfg-options")
