@@ -3,7 +3,7 @@
 #include "halfstep/dist/process_group.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cstdint>
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
@@ -17,7 +17,8 @@ namespace {
 
 at::Tensor to_bytes(const std::string& text, int64_t size) {
   auto bytes = at::zeros({size}, at::kByte);
-  std::memcpy(bytes.mutable_data_ptr(), text.data(), text.size());
+  // Not memcpy: of an empty text the tensor has no memory.
+  std::copy(text.begin(), text.end(), bytes.mutable_data_ptr<uint8_t>());
   return bytes;
 }
 
