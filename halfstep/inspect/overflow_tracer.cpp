@@ -189,12 +189,12 @@ class OverflowTrace final : public OpRecording {
   }
 
   const KnownOp& op_of(const at::RecordFunction& call) {
-    auto [found, is_new] = ops_.try_emplace({call.name(), call.overload_name()});
-    auto& known = found->second;
+    const auto [found, is_new] = ops_.try_emplace({call.name(), call.overload_name()});
+    auto& [key, known] = *found;
     if (!is_new) return known;
-    const auto op = c10::Dispatcher::singleton().findSchema({call.name(), call.overload_name()});
+    const auto op = c10::Dispatcher::singleton().findSchema(key);
     if (!op) return known;
-    const std::string_view name(call.name());
+    const std::string_view name(key.name);
     known.is_left_out = is_view(op->schema()) || has_kernel_of_ops(*op) ||
                         makes_unwritten(name.substr(name.rfind(':') + 1));
     known.inputs_begin = overwrites(name) ? 1 : 0;
@@ -290,7 +290,8 @@ class OverflowTrace final : public OpRecording {
   std::unordered_map<const c10::StorageImpl*, Named> named_;
 
   std::mutex mutex_;
-  std::map<std::pair<std::string_view, std::string_view>, KnownOp> ops_;  // names live on
+  // Not by a view of the name: that of a call outside the dispatcher ends with the call.
+  std::unordered_map<c10::OperatorName, KnownOp> ops_;
   std::vector<Row> rows_;
   TensorRanges ranges_;  // one for each row
   std::unordered_map<const c10::StorageImpl*, Last> last_;
