@@ -18,7 +18,7 @@ std::vector<at::Tensor> GraphBase::replay(detail::Recording& recording, const Te
     return captured != nullptr ? captured->run(own.tensors) : replay.run(own.tensors);
   };
   detail::StepResults results;
-  const bool planned = !replay.memory().empty();
+  const bool planned = replay.has_memory_plan();
   const auto why_not_before = captured != nullptr ? captured->why_not() : "";
   if (config_.checks_replays()) {
     results = detail::check_replay(replay.program(), own.tensors, run, [&](const Tensors& defined) {
@@ -42,7 +42,7 @@ std::vector<at::Tensor> GraphBase::replay(detail::Recording& recording, const Te
     if (why_not_captured_.empty()) ++captured_steps_;
   }
   if (debug_level_ >= 1) {
-    if (!planned && !replay.memory().empty())
+    if (!planned && replay.has_memory_plan())
       *debug_out_ << "[Graph] plan_memory: " << replay.memory() << '\n';
     if (captured != nullptr && captured->why_not() != why_not_before)
       *debug_out_ << "[Graph] cuda_graph: "

@@ -108,6 +108,8 @@ std::string to_string(const Program& program, const Instruction& instruction) {
   }
   if (instruction.rehearsed) out << "  rehearsed";
   if (instruction.reorders) out << "  reordered";
+  if (instruction.placed) out << "  placed";
+  if (instruction.once) out << "  once";
   return out.str();
 }
 

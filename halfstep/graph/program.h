@@ -56,6 +56,13 @@ struct Instruction {
     bool operator==(const Place&) const = default;
   };
 
+  /// How results are written into tensors that stay: by `op`, which is given `more` after the
+  /// arguments, and then those tensors.
+  struct Placed {
+    c10::OperatorHandle op;
+    std::vector<c10::IValue> more;
+  };
+
   c10::OperatorHandle op;
   c10::DispatchKeySet keys;  ///< below autograd and below the recorder
   std::vector<c10::IValue> arguments = {};
@@ -70,6 +77,10 @@ struct Instruction {
   /// The first operand's memory seen with the geometry of the result, which no recorded op made:
   /// autograd unpacks saved tensors so. `op` is as_strided; the offset counts from the operand's.
   bool is_alias = false;
+  std::optional<Placed> placed = {};
+  /// The results are the same tensors in each run: views of one that lives on or is placed, or
+  /// numbers that depend on nothing.
+  bool once = false;
 };
 
 /// What a recorded step did, as a flat list of op calls below autograd.

@@ -2,12 +2,16 @@
 
 #include "halfstep/autocast/half_rehearsal.h"
 
+#include <algorithm>
+#include <array>
+#include <cstdio>
 #include <optional>
 #include <utility>
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/List.h>
 #include <ATen/ops/as_strided.h>
+#include <ATen/ops/empty_strided.h>
 #include <ATen/record_function.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
@@ -15,8 +19,13 @@ namespace halfstep::detail {
 
 namespace {
 
-bool lives_on(const Value& value) {
-  return value.kind == ValueKind::external || value.kind == ValueKind::constant;
+constexpr double kMebi = 1 << 20;
+
+template <class Function>
+void below_autograd(const Function& function) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  function();
 }
 
 }  // namespace
@@ -25,7 +34,16 @@ Replay::Replay(Program program, bool plan_memory)
     : program_(std::move(program)),
       steps_(program_.code.size()),
       values_(program_.values.size()),
+      stays_(program_.values.size()),
       memory_(plan_memory ? std::make_unique<ReplayMemory>() : nullptr) {
+  for (size_t id = 0; id < program_.values.size(); ++id) {
+    values_[id] = program_.values[id].tensor;
+    stays_[id] = values_[id].defined();
+  }
+  for (const auto& call : program_.code) {
+    for (const auto& place : call.results)
+      stays_[size_t(place.value)] = call.once || call.placed.has_value() || stays(place.value);
+  }
   std::vector<int64_t> last(program_.values.size(), -1);
   for (size_t i = 0; i < program_.code.size(); ++i) {
     for (const auto& place : program_.code[i].operands) last[size_t(place.value)] = int64_t(i);
@@ -37,16 +55,46 @@ Replay::Replay(Program program, bool plan_memory)
     }
   }
   for (size_t id = 0; id < last.size(); ++id) {
-    const auto& value = program_.values[id];
-    if (lives_on(value))
-      values_[id] = value.tensor;
-    else if (last[id] >= 0)
+    if (last[id] >= 0 && !stays(ValueId(id)))
       steps_[size_t(last[id])].drop.push_back(ValueId(id));
-    if (value.writes) written_.push_back(ValueId(id));
+    if (program_.values[id].writes) written_.push_back(ValueId(id));
   }
 }
 
+bool Replay::is_prepared() const {
+  return prepared_ && std::all_of(roots_.begin(), roots_.end(), [](const Root& root) {
+           return root.tensor.storage().unsafeGetStorageImpl() == root.storage;
+         });
+}
+
+void Replay::prepare() {
+  prepared_ = false;
+  roots_.clear();
+  if (placed_.count == 0) {
+    placed_ = PlacedTensors::of(program_);
+    for (size_t id = 0; id < values_.size(); ++id) {
+      if (placed_.tensors[id].defined()) values_[id] = placed_.tensors[id];
+    }
+  }
+  for (const auto& instruction : program_.code) {
+    if (!instruction.once) continue;
+    for (const auto& place : instruction.operands) {
+      const auto& value = program_.value(place.value);
+      // Its sizes and dtype are all that is asked for.
+      if (!stays(place.value))
+        values_[size_t(place.value)] =
+            at::empty_strided(value.geometry.sizes, value.geometry.strides, value.geometry.dtype);
+      if (value.tensor.defined())
+        roots_.push_back({value.tensor, value.tensor.storage().unsafeGetStorageImpl()});
+    }
+    make(instruction);
+  }
+  let_go();
+  prepared_ = true;
+}
+
 StepResults Replay::run(at::TensorList inputs) {
+  if (!is_prepared()) below_autograd([this] { prepare(); });
   if (!memory_) return run_program(inputs);
   ReplayMemory::Run run(*memory_);
   auto results = run_program(inputs);
@@ -58,7 +106,7 @@ StepResults Replay::run_program(at::TensorList inputs) {
   for (size_t i = 0; i < inputs.size(); ++i) values_[size_t(program_.inputs[i])] = inputs[i];
   note_writes();
   try {
-    run_calls();
+    below_autograd([this] { run_calls(); });
   } catch (...) {
     stack_.clear();
     let_go();
@@ -77,39 +125,47 @@ void Replay::note_writes() {
 }
 
 void Replay::run_calls() {
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   std::optional<HalfRehearsal> rehearsal;
   bool rehearsed = false;
   for (size_t i = 0; i < program_.code.size(); ++i) {
     const auto& instruction = program_.code[i];
-    if (instruction.is_alias) {
-      call_alias(instruction);
-    } else {
-      if (instruction.rehearsed != rehearsed) {
-        rehearsal.reset();
-        rehearsed = instruction.rehearsed;
-        if (rehearsed) rehearsal.emplace();
-      }
-      call(instruction);
+    if (instruction.once) continue;
+    if (instruction.rehearsed != rehearsed && !instruction.is_alias) {
+      rehearsal.reset();
+      rehearsed = instruction.rehearsed;
+      if (rehearsed) rehearsal.emplace();
     }
+    make(instruction);
     for (const auto id : steps_[i].drop) values_[size_t(id)] = at::Tensor();
   }
 }
 
 void Replay::let_go() {
   for (size_t id = 0; id < values_.size(); ++id) {
-    if (!lives_on(program_.values[id])) values_[id] = at::Tensor();
+    if (!stays_[id]) values_[id] = at::Tensor();
   }
+}
+
+void Replay::make(const Instruction& instruction) {
+  if (instruction.is_alias)
+    call_alias(instruction);
+  else
+    call(instruction);
 }
 
 void Replay::call(const Instruction& instruction) {
   push_arguments(instruction);
-  // Profilers see a replay's calls as they see eager ones.
-  at::RecordFunction seen(at::RecordScope::FUNCTION);
-  if (seen.isActive()) seen.before(at::RecordFunction::FunctionDescriptor(instruction.op.schema()));
-  instruction.op.redispatchBoxed(instruction.keys, &stack_);
-  take_results(instruction);
+  const auto& op = instruction.placed ? instruction.placed->op : instruction.op;
+  if (at::hasCallbacks()) {
+    // Profilers see a replay's calls as they see eager ones.
+    at::RecordFunction seen(at::RecordScope::FUNCTION);
+    if (seen.isActive())
+      seen.before(at::RecordFunction::FunctionDescriptor(op.schema()));
+    op.redispatchBoxed(instruction.keys, &stack_);
+  } else {
+    op.redispatchBoxed(instruction.keys, &stack_);
+  }
+  if (!instruction.placed) take_results(instruction);
   stack_.clear();
 }
 
@@ -141,6 +197,10 @@ void Replay::push_arguments(const Instruction& instruction) {
     else
       argument.toOptionalTensorList().set(size_t(place.element), tensor);
   }
+  if (!instruction.placed) return;
+  const auto& more = instruction.placed->more;
+  stack_.insert(stack_.end(), more.begin(), more.end());
+  for (const auto& place : instruction.results) stack_.emplace_back(values_[size_t(place.value)]);
 }
 
 void Replay::take_results(const Instruction& instruction) {
@@ -150,6 +210,15 @@ void Replay::take_results(const Instruction& instruction) {
     value = place.element < 0 ? result.toTensor()
                               : result.toListRef()[size_t(place.element)].toTensor();
   }
+}
+
+std::string Replay::memory() const {
+  if (!has_memory_plan()) return "";
+  std::array<char, 64> placed{};
+  if (placed_.count > 0)
+    std::snprintf(placed.data(), placed.size(), ", %zu placed results in %.2f MiB", placed_.count,
+                  double(placed_.bytes) / kMebi);
+  return memory_->to_string() + placed.data();
 }
 
 std::vector<at::Tensor> Replay::collect(const std::vector<std::optional<ValueId>>& ids) const {

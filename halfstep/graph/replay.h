@@ -1,4 +1,5 @@
 #pragma once
+#include "halfstep/graph/placed_tensors.h"
 #include "halfstep/graph/program.h"
 #include "halfstep/graph/replay_memory.h"
 
@@ -16,7 +17,8 @@ struct StepResults {
 
 /// Runs a Program: its calls one after the other, below autograd, on the calling thread. A value is
 /// let go after its last use; its memory comes from LibTorch's allocator as in eager code, or on
-/// the CPU from a plan (ReplayMemory). Not for use by two threads at once.
+/// the CPU from a plan (ReplayMemory). Placed results and what is made once stay. Not for use by two
+/// threads at once.
 class Replay {
  public:
   explicit Replay(Program program, bool plan_memory = true);
@@ -30,17 +32,27 @@ class Replay {
 
   const Program& program() const { return program_; }
 
-  /// What the memory plan is, in words; empty where there is none (yet).
-  std::string memory() const { return memory_ ? memory_->to_string() : ""; }
+  /// Whether there is a memory plan (yet), and what it is, in words.
+  bool has_memory_plan() const { return memory_ != nullptr && memory_->has_plan(); }
+  std::string memory() const;
 
  private:
   struct Step {
     std::vector<ValueId> drop;  // values nobody reads after it
   };
+  /// A tensor that lives on, with the memory it had when what is made once was made of it.
+  struct Root {
+    at::Tensor tensor;
+    const c10::StorageImpl* storage;
+  };
 
+  bool stays(ValueId id) const { return stays_[static_cast<size_t>(id)]; }
+  bool is_prepared() const;
+  void prepare();
   StepResults run_program(at::TensorList inputs);
   void run_calls();
   void let_go();
+  void make(const Instruction& instruction);
   void call(const Instruction& instruction);
   void call_alias(const Instruction& instruction);
   void push_arguments(const Instruction& instruction);
@@ -50,7 +62,11 @@ class Replay {
   Program program_;
   std::vector<Step> steps_;
   std::vector<at::Tensor> values_;
+  std::vector<bool> stays_;       // values that are not let go
   std::vector<ValueId> written_;  // inputs and externals
+  PlacedTensors placed_;
+  std::vector<Root> roots_;
+  bool prepared_ = false;
   torch::jit::Stack stack_;
   std::unique_ptr<ReplayMemory> memory_;
 };

@@ -208,7 +208,7 @@ void ReplayMemory::drop_plan() {
 }
 
 std::string ReplayMemory::to_string() const {
-  if (requests_.empty()) return "";
+  if (!has_plan()) return "";
   constexpr double mebi = 1 << 20;
   std::array<char, 128> text;
   std::snprintf(text.data(), text.size(), "%zu pieces in %.2f MiB, %zu kept ones in %.2f MiB",

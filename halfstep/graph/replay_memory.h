@@ -39,6 +39,7 @@ class ReplayMemory final : private MemorySource {
     bool ended_ = false;
   };
 
+  bool has_plan() const { return !requests_.empty(); }
   /// As "57 pieces in 3.1 MiB, 5 kept ones in 0.8 MiB"; empty while there is no plan.
   std::string to_string() const;
 

@@ -24,7 +24,8 @@ struct PassStep : Graph<std::vector<Tensor>(Tensor)> {
 };
 
 constexpr const char* kPasses[] = {"reuse_views",    "reuse_results",   "remove_dead_calls",
-                                   "choose_kernels", "fuse_batch_norm", "fuse_elementwise"};
+                                   "choose_kernels", "fuse_batch_norm", "fuse_elementwise",
+                                   "place_results"};
 
 int64_t calls_in(const std::string& program) {
   std::istringstream lines(program);
@@ -168,7 +169,7 @@ TEST(GraphPasses, AllTogetherAndTheirDumps) {
   EXPECT_ERROR(
       step.config().enable_pass("fuse"), UsageError,
       "must be one of plan_memory, cuda_graph, reuse_views, reuse_results, remove_dead_calls, "
-      "choose_kernels, fuse_batch_norm, fuse_elementwise, but got \"fuse\"");
+      "choose_kernels, fuse_batch_norm, fuse_elementwise, place_results, but got \"fuse\"");
 }
 
 }  // namespace

@@ -9,7 +9,8 @@ const std::vector<Pass>& passes() {
       {"remove_dead_calls", remove_dead_calls},
       {"choose_kernels", choose_kernels, "gave", "calls a kernel of halfstep's"},
       {"fuse_batch_norm", fuse_batch_norm, "made", "calls of batch norms and what is beside them"},
-      {"fuse_elementwise", fuse_elementwise, "joined", "runs of element-wise calls"}};
+      {"fuse_elementwise", fuse_elementwise, "joined", "runs of element-wise calls"},
+      {"place_results", place_results, "found", "calls whose results stay where they are"}};
   return all;
 }
 

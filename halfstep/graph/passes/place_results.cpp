@@ -1,0 +1,131 @@
+#include "halfstep/graph/op_traits.h"
+#include "halfstep/graph/out_ops.h"
+#include "halfstep/graph/passes/pass.h"
+#include "halfstep/graph/passes/program_uses.h"
+
+#include <algorithm>
+
+#include <ATen/core/enum_tag.h>
+
+namespace halfstep::detail {
+
+namespace {
+
+bool is_dense(const Geometry& geometry) {
+  std::vector<size_t> order;
+  for (size_t i = 0; i < geometry.sizes.size(); ++i) {
+    if (geometry.sizes[i] != 1) order.push_back(i);
+  }
+  std::sort(order.begin(), order.end(),
+            [&](size_t a, size_t b) { return geometry.strides[a] < geometry.strides[b]; });
+  int64_t expected = 1;
+  for (const auto i : order) {
+    if (geometry.strides[i] != expected) return false;
+    expected *= geometry.sizes[i];
+  }
+  return geometry.offset == 0 && expected > 0;
+}
+
+class Placing {
+ public:
+  explicit Placing(Program& program)
+      : program_(program),
+        calls_(program),
+        shared_(shared_memories(program)),
+        changes_shape_(shared_.size()),
+        steady_(program.values.size()) {
+    for (size_t id = 0; id < program.values.size(); ++id) {
+      const auto kind = program.values[id].kind;
+      steady_[id] = kind == ValueKind::external || kind == ValueKind::constant;
+    }
+    for (const auto& call : program.code) {
+      if (!call.op.hasTag(at::Tag::inplace_view)) continue;
+      for (const auto& operand : call.operands) changes_shape_[memory_of(operand.value)] = true;
+    }
+  }
+
+  int64_t run() {
+    int64_t count = 0;
+    for (size_t i = 0; i < program_.code.size(); ++i) {
+      auto& call = program_.code[i];
+      if (!is_pure(call) || call.rehearsed || call.results.empty()) continue;
+      if (is_view(program_, call) ? looks_at_steady(call) : is_same_each_time(call)) {
+        call.once = true;
+        for (const auto& result : call.results) steady_[size_t(result.value)] = true;
+      } else if (!place(call, i)) {
+        continue;
+      }
+      ++count;
+    }
+    return count;
+  }
+
+ private:
+  size_t memory_of(ValueId id) const { return size_t(program_.value(id).memory); }
+
+  bool looks_at_steady(const Instruction& call) const {
+    return std::all_of(call.operands.begin(), call.operands.end(), [&](const auto& operand) {
+      return steady_[size_t(operand.value)] && !changes_shape_[memory_of(operand.value)];
+    });
+  }
+
+  /// Numbers that depend on nothing: ones_like, arange.
+  bool is_same_each_time(const Instruction& call) const {
+    return std::all_of(call.operands.begin(), call.operands.end(),
+                       [&](const auto& operand) {
+                         const auto argument = size_t(operand.argument);
+                         return operand.element < 0 &&
+                                call.op.schema().arguments()[argument].alias_info() == nullptr &&
+                                argument_use(call.op, argument, call.arguments) ==
+                                    ArgumentUse::metadata;
+                       }) &&
+           std::none_of(call.results.begin(), call.results.end(), [&](const auto& result) {
+             return shared_[memory_of(result.value)] || changes_shape_[memory_of(result.value)];
+           });
+  }
+
+  bool can_stay(ValueId id, size_t call) const {
+    return calls_.of(id).front() == call && !calls_.handed_out(id) && !calls_.lives_on(id) &&
+           !changes_shape_[memory_of(id)] && is_dense(program_.value(id).geometry);
+  }
+
+  bool place(Instruction& call, size_t index) {
+    if (call.is_alias || call.keys.highestPriorityTypeId() != c10::DispatchKey::CPU ||
+        call.results.size() != call.op.schema().returns().size())
+      return false;
+    for (const auto& result : call.results) {
+      if (result.element >= 0 || !can_stay(result.value, index)) return false;
+    }
+    call.placed = placed_call(call.op);
+    if (!call.placed) return false;
+    for (const auto& result : call.results) steady_[size_t(result.value)] = true;
+    return true;
+  }
+
+  static std::optional<Instruction::Placed> placed_call(const c10::OperatorHandle& op) {
+    static const auto clamp_min =
+        c10::Dispatcher::singleton().findSchemaOrThrow("aten::clamp_min", "out");
+    // LibTorch's relu calls it, and has no such op of its own.
+    if (op.operator_name() == c10::OperatorName{"aten::relu", ""})
+      return Instruction::Placed{clamp_min, {c10::Scalar(0)}};
+    const auto out = out_op_of(op);
+    return out ? std::optional(Instruction::Placed{*out, {}}) : std::nullopt;
+  }
+
+  Program& program_;
+  const MemoryCalls calls_;
+  const std::vector<bool> shared_;
+  std::vector<bool> changes_shape_;  // memories
+  std::vector<bool> steady_;         // values that are the same tensor in each run
+};
+
+}  // namespace
+
+int64_t place_results(Program& program) {
+  const bool all_on_cpu =
+      std::all_of(program.values.begin(), program.values.end(),
+                  [](const Value& value) { return value.geometry.device.is_cpu(); });
+  return all_on_cpu ? Placing(program).run() : 0;
+}
+
+}  // namespace halfstep::detail
