@@ -174,7 +174,13 @@ void GraphBase::step() {
     }
   }
   if (scaler_ != nullptr) scaler_->update();
-  for (const auto& stepped : optimizers_) stepped.optimizer->zero_grad();
+  for (const auto& stepped : optimizers_) {
+    for (const auto& group : stepped.optimizer->param_groups()) {
+      for (const auto& parameter : group.params()) {
+        if (parameter.grad().defined()) parameter.mutable_grad().reset();
+      }
+    }
+  }
 }
 
 GraphBase::Tensors GraphBase::run_part(const Tensors& inputs, const std::vector<size_t>& structure,

@@ -125,6 +125,7 @@ void Replay::note_writes() {
 }
 
 void Replay::run_calls() {
+  observed_ = at::hasCallbacks();
   std::optional<HalfRehearsal> rehearsal;
   bool rehearsed = false;
   for (size_t i = 0; i < program_.code.size(); ++i) {
@@ -156,7 +157,7 @@ void Replay::make(const Instruction& instruction) {
 void Replay::call(const Instruction& instruction) {
   push_arguments(instruction);
   const auto& op = instruction.placed ? instruction.placed->op : instruction.op;
-  if (at::hasCallbacks()) {
+  if (observed_) {
     // Profilers see a replay's calls as they see eager ones.
     at::RecordFunction seen(at::RecordScope::FUNCTION);
     if (seen.isActive())

@@ -67,6 +67,7 @@ class Replay {
   PlacedTensors placed_;
   std::vector<Root> roots_;
   bool prepared_ = false;
+  bool observed_ = false;  // by RecordFunction's callbacks, in this run
   torch::jit::Stack stack_;
   std::unique_ptr<ReplayMemory> memory_;
 };
