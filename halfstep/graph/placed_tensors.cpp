@@ -30,8 +30,7 @@ PlacedTensors PlacedTensors::of(const Program& program) {
   }
   if (ids.empty()) return placed;
   const auto plan = MemoryPlan::of(uses, alignment);
-  const auto memory =
-      std::make_shared<c10::DataPtr>(c10::GetCPUAllocator()->allocate(plan.bytes));
+  const auto memory = std::make_shared<c10::DataPtr>(c10::GetCPUAllocator()->allocate(plan.bytes));
   for (size_t i = 0; i < ids.size(); ++i) {
     const auto& geometry = program.value(ids[i]).geometry;
     placed.tensors[size_t(ids[i])] = at::from_blob(

@@ -55,8 +55,7 @@ Replay::Replay(Program program, bool plan_memory)
     }
   }
   for (size_t id = 0; id < last.size(); ++id) {
-    if (last[id] >= 0 && !stays(ValueId(id)))
-      steps_[size_t(last[id])].drop.push_back(ValueId(id));
+    if (last[id] >= 0 && !stays(ValueId(id))) steps_[size_t(last[id])].drop.push_back(ValueId(id));
     if (program_.values[id].writes) written_.push_back(ValueId(id));
   }
 }
@@ -160,8 +159,7 @@ void Replay::call(const Instruction& instruction) {
   if (observed_) {
     // Profilers see a replay's calls as they see eager ones.
     at::RecordFunction seen(at::RecordScope::FUNCTION);
-    if (seen.isActive())
-      seen.before(at::RecordFunction::FunctionDescriptor(op.schema()));
+    if (seen.isActive()) seen.before(at::RecordFunction::FunctionDescriptor(op.schema()));
     op.redispatchBoxed(instruction.keys, &stack_);
   } else {
     op.redispatchBoxed(instruction.keys, &stack_);

@@ -17,8 +17,8 @@ struct StepResults {
 
 /// Runs a Program: its calls one after the other, below autograd, on the calling thread. A value is
 /// let go after its last use; its memory comes from LibTorch's allocator as in eager code, or on
-/// the CPU from a plan (ReplayMemory). Placed results and what is made once stay. Not for use by two
-/// threads at once.
+/// the CPU from a plan (ReplayMemory). Placed results and what is made once stay. Not for use by
+/// two threads at once.
 class Replay {
  public:
   explicit Replay(Program program, bool plan_memory = true);

@@ -69,6 +69,12 @@ TEST(PlaceResults, StayWhereTheyAreUnlessHandedOut) {
             "exp, t, sin placed, sum");
 }
 
+TEST(PlaceResults, LargeOnesAreThePlansBusiness) {
+  const auto function = [](const Tensors& x) -> Tensors { return {x[0].exp().t().sum(1)}; };
+  EXPECT_EQ(placing(function, {torch::randn({128, 128})}), "exp placed, t once, sum");
+  EXPECT_EQ(placing(function, {torch::randn({128, 129})}), "exp, t, sum");
+}
+
 TEST(PlaceResults, OfReluToo) {
   const auto x = torch::tensor({-1.0F, -0.0F, 0.0F, 2.0F, std::nanf("")});
   const auto function = [](const Tensors& inputs) -> Tensors {
@@ -216,15 +222,16 @@ TEST(PlaceResults, ViewsFollowAParameterToOtherMemory) {
     EXPECT_TRUE(same_bits({net->forward(x)}, {forward(x)})) << "call " << i;
   }
   EXPECT_EQ(forward.replayed_steps(), 6) << forward.last_reason();
-  EXPECT_THAT(forward.program(), ::testing::HasSubstr("t(net.first.weight)  float32[12, 16]  once"));
+  EXPECT_THAT(forward.program(),
+              ::testing::HasSubstr("t(net.first.weight)  float32[12, 16]  once"));
   forward.config().enable_pass("place_results", false);
   for (int i = 0; i < 3; ++i) forward(x);
   EXPECT_THAT(forward.program(), ::testing::Not(::testing::HasSubstr("once")));
 }
 
 TEST(PlaceResults, ProfilersSeeThem) {
-  auto program = recorded([](const Tensors& x) -> Tensors { return {x[0].exp().sin()}; },
-                          {torch::randn({3})});
+  auto program =
+      recorded([](const Tensors& x) -> Tensors { return {x[0].exp().sin()}; }, {torch::randn({3})});
   halfstep::detail::place_results(program);
   Replay replay(std::move(program));
   static std::vector<std::string> seen;

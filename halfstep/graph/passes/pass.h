@@ -45,9 +45,9 @@ int64_t fuse_batch_norm(Program& program);
 /// through them block by block. Also a sum or product of two dtypes alone.
 int64_t fuse_elementwise(Program& program);
 
-/// Where all is on the CPU: results whose op has one that writes into a tensor it is given get one
-/// that stays; views of those and of what lives on, and numbers that depend on nothing, are made
-/// once. Last, for programs of such calls are no others' business.
+/// Where all is on the CPU: small results whose op has one that writes into a tensor it is given
+/// get one that stays; views of those and of what lives on, and numbers that depend on nothing, are
+/// made once. Last, for programs of such calls are no others' business.
 int64_t place_results(Program& program);
 
 }  // namespace halfstep::detail

@@ -11,6 +11,14 @@ namespace halfstep::detail {
 
 namespace {
 
+// A larger result takes longer to compute than its tensor to make, and in memory of its own it
+// would stand beside the plan for the others (ReplayMemory).
+constexpr int64_t kMostBytes = 1 << 16;
+
+bool is_small(const Geometry& geometry) {
+  return geometry.numel() * int64_t(c10::elementSize(geometry.dtype)) <= kMostBytes;
+}
+
 bool is_dense(const Geometry& geometry) {
   std::vector<size_t> order;
   for (size_t i = 0; i < geometry.sizes.size(); ++i) {
@@ -85,8 +93,9 @@ class Placing {
   }
 
   bool can_stay(ValueId id, size_t call) const {
+    const auto& geometry = program_.value(id).geometry;
     return calls_.of(id).front() == call && !calls_.handed_out(id) && !calls_.lives_on(id) &&
-           !changes_shape_[memory_of(id)] && is_dense(program_.value(id).geometry);
+           !changes_shape_[memory_of(id)] && is_dense(geometry) && is_small(geometry);
   }
 
   bool place(Instruction& call, size_t index) {
