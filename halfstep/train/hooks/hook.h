@@ -4,6 +4,7 @@
 #include "halfstep/train/hooks/priority.h"
 #include "halfstep/train/metrics/metric.h"
 
+#include <exception>
 #include <filesystem>
 
 #include <nlohmann/json.hpp>
@@ -53,6 +54,10 @@ class Hook {
   /// At the end, also of a run that a signal or a hook stopped; not after an error. What it changes
   /// in the run is not saved any more.
   virtual void after_run(Trainer&) {}
+  /// The run ends by this exception, in the place of after_run(). Nothing is to be asked of the
+  /// device, which may be what failed. What is thrown here is dropped: the first one counts.
+  /// Difference from MMEngine, which tells no hook.
+  virtual void on_exception(Trainer&, const std::exception& error) { (void)error; }
 
   /// Before the first step of an epoch, and again where a resumed run goes on within one.
   virtual void before_train_epoch(Trainer&) {}

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <exception>
 
 #include <fmt/format.h>
 
@@ -192,6 +193,18 @@ void LoggerHook::after_val_epoch(Trainer& trainer, const Metrics& metrics) {
 void LoggerHook::after_run(Trainer& trainer) {
   if (bar_) bar_->end();
   write_log(trainer, "end", /*validated=*/true);
+}
+
+void LoggerHook::on_exception(Trainer& trainer, const std::exception& error) {
+  if (bar_) bar_->end();
+  if (!log_) return;
+  const auto& progress = trainer.progress();
+  const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
+  log_->write({{"event", "error"},
+               {"epoch", progress.epoch},
+               {"batch", progress.batch},
+               {"step", progress.step},
+               {"error", of_torch != nullptr ? of_torch->what_without_backtrace() : error.what()}});
 }
 
 void LoggerHook::write_log(const Trainer& trainer, const char* event, bool validated) {

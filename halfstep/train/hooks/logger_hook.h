@@ -29,6 +29,7 @@ class LoggerHook : public Hook {
   void after_val_iter(Trainer& trainer, int64_t number, const Batch& batch) override;
   void after_val_epoch(Trainer& trainer, const Metrics& metrics) override;
   void after_run(Trainer& trainer) override;
+  void on_exception(Trainer& trainer, const std::exception& error) override;
 
  private:
   void print(const std::string& line);

@@ -83,6 +83,21 @@ double Trainer::learning_rate() const {
 }
 
 Trainer::Outcome Trainer::train() {
+  try {
+    return run();
+  } catch (const std::exception& error) {
+    parts_.hooks.for_each([&](Hook& hook) {
+      try {
+        hook.on_exception(*this, error);
+      } catch (const std::exception&) {
+        // The run's own is the one to tell.
+      }
+    });
+    throw;
+  }
+}
+
+Trainer::Outcome Trainer::run() {
   const StopSignal signal;
   const auto rehearses = [](const WrapperParts& parts) { return parts.amp.rehearses(); };
   const HalfRehearsal rehearsal(

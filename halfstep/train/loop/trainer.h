@@ -179,6 +179,7 @@ class Trainer {
   };
 
   void resume();
+  Outcome run();
   bool train_by_epoch(const Stop& stop);
   bool train_by_iter(const Stop& stop);
   void run_iter();

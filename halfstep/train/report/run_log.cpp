@@ -54,7 +54,7 @@ class Reader {
       run_["begin"] = run_["now"] = json;
     } else if (event == "resume") {
       resume(json);
-    } else if (event == "end") {
+    } else if (event == "end" || event == "error") {
       run_["end"] = json;
     } else if (const auto list = list_of(event); list == "validation") {
       add_validation(json);

@@ -15,7 +15,7 @@ namespace halfstep::train {
 ///    "train": [{…}, …],       // the lines of each event, oldest first
 ///    "validation": […],       // one a step: made again after a resume, it is the newer one
 ///    "skips": […], "overflows": […], "gradient_exponents": […],
-///    "end": {…} or null,      // null: it runs still, failed or was killed
+///    "end": {…} or null,      // of an event "end" or "error"; null: it runs still or was killed
 ///    "unreadable_lines": 0,   // a process that is killed may leave half a line
 ///    "config": "…",           // config.yaml, empty where there is none
 ///    "precision": {…} or null}

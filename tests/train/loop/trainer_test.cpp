@@ -315,6 +315,30 @@ TEST_F(TrainerTest, ErrorsOfLibTorchNameTheStep) {
                "every label is below the number of the model's outputs");
 }
 
+TEST_F(TrainerTest, HooksAreToldOfTheExceptionThatEndsARun) {
+  struct Tells : Hook {
+    explicit Tells(std::vector<std::string>& its_told) : told(its_told) {}
+    void after_train_iter(Trainer& t, const Batch&) override {
+      if (t.progress().step == 3) throw UsageError("[hook] the third step");
+    }
+    void on_exception(Trainer& t, const std::exception& error) override {
+      told.push_back(std::to_string(t.progress().step) + " " + error.what());
+      throw UsageError("[hook] dropped");
+    }
+    void after_run(Trainer&) override { told.emplace_back("after_run"); }
+    std::vector<std::string>& told;
+  };
+  std::vector<std::string> told;
+  auto run = trainer();
+  for (int i = 0; i < 2; ++i) run.register_hook(std::make_unique<Tells>(told));
+  EXPECT_ERROR(run.train(), UsageError, "[hook] the third step");
+  EXPECT_EQ(told, std::vector<std::string>(2, "3 [hook] the third step"));
+  const auto last = testing::lines_of(run.work_dir().log_file()).back();
+  EXPECT_EQ(last["event"], "error");
+  EXPECT_EQ(last["step"], 3);
+  EXPECT_EQ(last["error"], "[hook] the third step");
+}
+
 TEST_F(TrainerTest, AStopInBeforeRunComesBeforeAnyStep) {
   struct Stop : Hook {
     void before_run(Trainer& t) override { t.request_stop(); }

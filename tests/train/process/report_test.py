@@ -32,11 +32,11 @@ class ReportTest(unittest.TestCase):
         self.assertEqual(result.returncode, status, f"{arguments}:\n{result.stdout}{result.stderr}")
         return result.stdout + result.stderr
 
-    def train(self, *arguments, options=()):
+    def train(self, *arguments, status=0, options=()):
         write_idx(self.dir / "data")
         return self.halfstep("train", CONFIGS / "mnist_mlp.yaml", "--amp", "--device", "cpu", "--work-dir", "w", *arguments, "--cfg-options",
                              f"train_dataloader.dataset.root={self.dir}/data", f"test_dataloader.dataset.root={self.dir}/data",
-                             "default_hooks.logger.interval=5", "train_dataloader.batch_size=16", *options)
+                             "default_hooks.logger.interval=5", "train_dataloader.batch_size=16", *options, status=status)
 
     def data(self, file="w/report.html"):
         page = (self.dir / file).read_text()
@@ -71,6 +71,15 @@ class ReportTest(unittest.TestCase):
         self.halfstep("report", "w", "-o", "one.html")
         self.assertFalse(self.data("one.html")["end"]["finished"])
         self.assertFalse((self.dir / "w/report.html").exists())
+
+    def test_a_run_that_fails(self):
+        output = self.train(status=2, options=["optim_wrapper.optimizer={type: SGD, lr: 1.0e+30}"])
+        self.assertIn("the loss must be finite", output)
+        self.halfstep("report", "w")
+        end = self.data()["end"]
+        self.assertEqual(end["event"], "error")
+        self.assertIn("error: " + end["error"], output)
+        self.assertGreater(end["step"], 0)
 
     def test_errors(self):
         (self.dir / "empty").mkdir()
