@@ -157,4 +157,33 @@ int64_t ShadowWeights::uses() {
   return entries().uses;
 }
 
+namespace detail {
+
+at::Tensor shadow_of(const at::Tensor& weight) {
+  auto& all = entries();
+  const std::lock_guard lock(all.mutex);
+  const auto found = all.of_weight.find(weight.unsafeGetTensorImpl());
+  return found == all.of_weight.end() ? at::Tensor() : found->second.copy;
+}
+
+bool refresh_outdated(const std::vector<at::Tensor>& weights,
+                      const std::vector<at::Tensor>& copies) {
+  auto& all = entries();
+  const std::lock_guard lock(all.mutex);
+  std::vector<size_t> outdated;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const auto found = all.of_weight.find(weights[i].unsafeGetTensorImpl());
+    if (found == all.of_weight.end() || !found->second.copy.is_same(copies[i])) return false;
+    if (!found->second.weight.is_of(weights[i])) outdated.push_back(i);
+  }
+  const at::NoGradGuard no_grad;
+  for (const auto i : outdated) {
+    copies[i].copy_(weights[i]);
+    note_written(all.of_weight.at(weights[i].unsafeGetTensorImpl()), weights[i]);
+  }
+  return true;
+}
+
+}  // namespace detail
+
 }  // namespace halfstep

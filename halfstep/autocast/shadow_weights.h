@@ -61,4 +61,16 @@ class ShadowWeights {
   c10::ScalarType dtype_;
 };
 
+namespace detail {
+
+/// The copy that ShadowWeights keep of `weight`, whether or not it is still that of its values;
+/// undefined where there is none.
+at::Tensor shadow_of(const at::Tensor& weight);
+
+/// Writes those copies anew whose weight was changed by somebody else since. Returns false, and
+/// writes nothing, where one of `copies` is no longer that of its weight. Does not sync.
+bool refresh_outdated(const std::vector<at::Tensor>& weights,
+                      const std::vector<at::Tensor>& copies);
+
+}  // namespace detail
 }  // namespace halfstep

@@ -108,10 +108,16 @@ at::Tensor put_together(const Tensors& parts) {
 GraphBase::Tensors GraphBase::call(const Tensors& inputs, const std::vector<size_t>& structure,
                                    const Build& build, std::any& shape) {
   const InUse in_use(in_use_);
-  for (size_t i = 0; i < inputs.size(); ++i)
-    HALFSTEP_CHECK_USAGE(!inputs[i].defined() || !inputs[i].requires_grad(), "Graph",
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (!inputs[i].defined()) continue;
+    HALFSTEP_CHECK_USAGE(!inputs[i].requires_grad(), "Graph",
                          "inputs must not require gradients, but input ", i,
                          " does; pass it detached, or register it as a parameter");
+    // A program of dense kernels does not look at these bits.
+    HALFSTEP_CHECK_USAGE(!inputs[i].is_conj() && !inputs[i].is_neg(), "Graph",
+                         "inputs must hold their values, but input ", i,
+                         " is a conjugate or negative view; pass resolve_conj() or resolve_neg()");
+  }
   prepare(inputs);
   last_reason_.clear();
   why_not_captured_.clear();
@@ -186,7 +192,8 @@ void GraphBase::step() {
 GraphBase::Tensors GraphBase::run_part(const Tensors& inputs, const std::vector<size_t>& structure,
                                        const Build& build, std::any& shape) {
   auto& recording = recording_for(inputs, structure);
-  if (!recording.replay) parameters_ = trained_parameters();
+  if (!recording.replay) recording.parameters = trained_parameters();
+  parameters_ = recording.parameters;
   // The step's own gradients alone: others are there already, of an earlier part or the user's.
   Tensors earlier;
   for (const auto& parameter : parameters_) {

@@ -1,5 +1,6 @@
 // How a Graph's calls find their recording and make one.
 #include "halfstep/autocast/autocast.h"
+#include "halfstep/autocast/shadow_weights.h"
 #include "halfstep/core/error.h"
 #include "halfstep/graph/compare_programs.h"
 #include "halfstep/graph/graph_base.h"
@@ -7,7 +8,6 @@
 #include "halfstep/graph/passes/pass.h"
 #include "halfstep/graph/plan/forward_calls.h"
 #include "halfstep/graph/recorder.h"
-#include "halfstep/optim/fused_optimizer.h"
 
 #include <algorithm>
 #include <unordered_set>
@@ -61,7 +61,10 @@ Recording& GraphBase::recording_for(const Tensors& inputs, const std::vector<siz
 void GraphBase::drop_outdated() {
   for (const auto& recording : recordings_) {
     if (!recording->watched) continue;
-    if (const auto change = recording->watched->change()) {
+    auto change = recording->watched->change();
+    if (!change && !recording->watched->refresh_copies())
+      change = "a 16-bit copy of a weight is kept no more";
+    if (change) {
       forget_recordings();
       tell(*change);
       return;
@@ -75,17 +78,18 @@ std::vector<std::pair<std::string, at::Tensor>> GraphBase::known_tensors() const
   for (const auto& item : named_buffers()) known.emplace_back(item.key(), item.value());
   for (const auto& named : tensors_) known.push_back(named);
   for (size_t i = 0; i < optimizers_.size(); ++i) {
-    const auto* fused = dynamic_cast<const optim::FusedOptimizer*>(optimizers_[i].optimizer);
     size_t number = 0;
     for (const auto& group : optimizers_[i].optimizer->param_groups()) {
-      for (const auto& parameter : group.params()) {
-        const auto name = c10::str("parameter ", number++, " of optimizer ", i);
-        known.emplace_back(name, parameter);
-        if (fused == nullptr) continue;
-        if (auto shadow = fused->shadow_of(parameter); shadow.defined())
-          known.emplace_back("shadow of " + name, shadow);
-      }
+      for (const auto& parameter : group.params())
+        known.emplace_back(c10::str("parameter ", number++, " of optimizer ", i), parameter);
     }
+  }
+  std::unordered_set<const c10::TensorImpl*> seen;
+  for (size_t i = 0, count = known.size(); i < count; ++i) {
+    const auto [name, tensor] = known[i];
+    if (!seen.insert(tensor.unsafeGetTensorImpl()).second) continue;
+    if (auto shadow = detail::shadow_of(tensor); shadow.defined())
+      known.emplace_back("shadow of " + name, std::move(shadow));
   }
   if (scale_.defined()) known.emplace_back("the loss scale", scale_);
   return known;
@@ -183,7 +187,9 @@ Tensors GraphBase::record(Recording& recording, const Tensors& inputs, const Bui
   }
   recording.first.reset();
   recording.input_offsets = offsets_of(inputs);
-  recording.watched.emplace(program, *this);
+  Tensors weights;
+  for (const auto& [name, tensor] : known) weights.push_back(tensor);
+  recording.watched.emplace(program, *this, weights);
   run_passes(program);
   recording.replay = std::make_unique<detail::Replay>(
       std::move(program), config_.pass_enabled(GraphConfig::kPlanMemory));

@@ -33,7 +33,8 @@ struct Recording {
   std::unique_ptr<Replay> replay = nullptr;
   std::unique_ptr<CapturedReplay> captured = nullptr;  // null: nothing captures on such a device
   std::optional<WatchedState> watched = {};
-  std::any shape = {};  // of the outputs
+  std::any shape = {};                      // of the outputs
+  std::vector<at::Tensor> parameters = {};  // that get gradients
   std::vector<int64_t> input_offsets = {};
 
   static constexpr int kMostRecorded = 3;

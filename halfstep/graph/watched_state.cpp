@@ -1,17 +1,37 @@
 #include "halfstep/graph/watched_state.h"
 
+#include "halfstep/autocast/shadow_weights.h"
+
+#include <algorithm>
+#include <utility>
+
 namespace halfstep::detail {
 
-WatchedState::WatchedState(const Program& program, const torch::nn::Module& root)
-    : root_(&root), root_trains_(root.is_training()) {
-  for (auto& module : root.modules(/*include_self=*/false)) {
-    const bool trains = module->is_training();
-    modules_.emplace_back(std::move(module), trains);
-  }
+WatchedState::WatchedState(const Program& program, const torch::nn::Module& root,
+                           const std::vector<at::Tensor>& weights) {
+  add(root, nullptr);
   for (const auto& value : program.values) {
     if (value.kind == ValueKind::external)
       tensors_.push_back(
           {value.tensor, value.geometry, value.tensor.requires_grad(), 0, value.name});
+  }
+  for (const auto& weight : weights) {
+    const auto copy = shadow_of(weight);
+    const bool is_read = copy.defined() &&
+                         std::any_of(tensors_.begin(), tensors_.end(), [&](const Watched& watched) {
+                           return watched.tensor.is_same(copy);
+                         });
+    if (!is_read) continue;
+    weights_.push_back(weight);
+    copies_.push_back(copy);
+  }
+}
+
+void WatchedState::add(const torch::nn::Module& module, std::shared_ptr<torch::nn::Module> alive) {
+  modules_.push_back({&module, module.is_training(), std::move(alive)});
+  for (auto& child : module.children()) {
+    const auto& of_child = *child;
+    add(of_child, std::move(child));
   }
 }
 
@@ -27,12 +47,28 @@ bool WatchedState::holds(const c10::StorageImpl* storage) const {
   return false;
 }
 
-std::optional<std::string> WatchedState::change() const {
-  if (root_->is_training() != root_trains_) return "train() or eval() was called";
-  for (const auto& [module, trains] : modules_) {
-    if (module->is_training() != trains)
-      return "train() or eval() was called on a " + module->name();
+std::optional<std::string> WatchedState::change_from(const torch::nn::Module& module,
+                                                     size_t& next) const {
+  const auto index = next++;
+  if (index >= modules_.size() || modules_[index].module != &module)
+    return "a " + module.name() + " was registered or put in another's place";
+  if (module.is_training() != modules_[index].trains)
+    return index == 0 ? "train() or eval() was called"
+                      : "train() or eval() was called on a " + module.name();
+  for (const auto& child : module.children()) {
+    if (auto change = change_from(*child, next)) return change;
   }
+  return std::nullopt;
+}
+
+bool WatchedState::refresh_copies() const {
+  return refresh_outdated(weights_, copies_);
+}
+
+std::optional<std::string> WatchedState::change() const {
+  size_t next = 0;
+  if (auto change = change_from(*modules_.front().module, next)) return change;
+  if (next != modules_.size()) return "a module was taken away";
   for (const auto& watched : tensors_) {
     const auto& tensor = watched.tensor;
     const auto& was = watched.geometry;

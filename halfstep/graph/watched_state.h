@@ -4,7 +4,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <torch/nn/module.h>
@@ -12,11 +11,13 @@
 namespace halfstep::detail {
 
 /// What a recorded program takes for granted beyond its inputs: that modules train or evaluate as
-/// then, and that the tensors it reads are the ones the modules use.
+/// then and are the same ones, and that the tensors it reads are the ones the modules use.
 class WatchedState {
  public:
-  /// Notes how things are, but for who holds on to the tensors.
-  WatchedState(const Program& program, const torch::nn::Module& root);
+  /// Notes how things are, but for who holds on to the tensors. `weights`: those that may have
+  /// 16-bit copies.
+  WatchedState(const Program& program, const torch::nn::Module& root,
+               const std::vector<at::Tensor>& weights);
 
   /// Notes how many hold on to each tensor: call it whenever the graph itself took or dropped
   /// references, and nothing of a recorded step is alive any more.
@@ -25,6 +26,10 @@ class WatchedState {
   /// What has changed since, as a clause; none where nothing has. No strings are made unless
   /// something has.
   std::optional<std::string> change() const;
+
+  /// Writes the 16-bit copies of weights that the program reads where somebody changed the weight
+  /// since, as autocast would cast it anew. False where a copy is kept no more.
+  bool refresh_copies() const;
 
   /// Whether a tensor of the program lies in this memory.
   bool holds(const c10::StorageImpl* storage) const;
@@ -40,10 +45,18 @@ class WatchedState {
     size_t uses;
     std::string name;
   };
-  std::vector<std::pair<std::shared_ptr<torch::nn::Module>, bool>> modules_;
-  const torch::nn::Module* root_;
-  bool root_trains_;
+  struct WatchedModule {
+    const torch::nn::Module* module;
+    bool trains;
+    std::shared_ptr<torch::nn::Module> alive;  // its address is nobody else's; not of the root
+  };
+
+  void add(const torch::nn::Module& module, std::shared_ptr<torch::nn::Module> alive);
+  std::optional<std::string> change_from(const torch::nn::Module& module, size_t& next) const;
+
+  std::vector<WatchedModule> modules_;  // each before its children
   std::vector<Watched> tensors_;
+  std::vector<at::Tensor> weights_, copies_;
 };
 
 }  // namespace halfstep::detail

@@ -1,8 +1,10 @@
 // What others do to the model beside a recorded step: averages, files, hooks, other settings.
+#include "halfstep/autocast/autocast.h"
 #include "halfstep/core/error.h"
 #include "halfstep/graph.h"
 #include "halfstep/optim.h"
 
+#include <functional>
 #include <sstream>
 #include <utility>
 
@@ -114,6 +116,85 @@ TEST_P(GraphBeside, AFileLoadedIntoTheModule) {
   EXPECT_TRUE(same_bits({copy_of(other)->forward(x).detach()}, {after}));
   EXPECT_FALSE(at::equal(before, after));
   EXPECT_EQ(step.recorded_steps(), 2);
+}
+
+/// What is done to the weights between two steps of a net whose optimizer keeps 16-bit copies.
+struct WithCopies {
+  explicit WithCopies(Mlp its_net)
+      : net(std::move(its_net)),
+        adam(net->parameters(), AdamOptions(1e-2).shadow_weights(torch::kBFloat16)) {}
+  Tensor step(const Tensor& x) {
+    adam.zero_grad();
+    Tensor loss;
+    {
+      const halfstep::Autocast region(
+          halfstep::AutocastOptions(x.device().type()).dtype(torch::kBFloat16));
+      loss = net->forward(x).square().mean();
+    }
+    loss.backward();
+    adam.step();
+    return loss.detach();
+  }
+  Mlp net;
+  Adam adam;
+};
+
+TEST_P(GraphBeside, WeightsWith16BitCopiesThatSomebodyElseWrites) {
+  auto net = mlp();
+  const auto other = mlp();
+  std::stringstream file;
+  torch::save(other, file);
+  const std::vector<std::function<void(Mlp&)>> changes{
+      [&](Mlp& of) {
+        std::stringstream copy(file.str());
+        torch::load(of, copy);
+        of->to(device());
+      },
+      [&](Mlp& of) {
+        const torch::NoGradGuard no_grad;
+        for (size_t i = 0; i < of->parameters().size(); ++i)
+          of->parameters()[i].lerp_(other->parameters()[i], 0.5);
+      },
+      [&](Mlp& of) { of->second->weight.set_data(other->second->weight.detach() * 2); }};
+  WithCopies eager(copy_of(net)), graph(net);
+  Step train(graph.net, training(graph.net));
+  train.add_optimizer(graph.adam);
+  train.config().enable_amp(true, torch::kBFloat16);
+  torch::manual_seed(3);
+  const auto x = random({8, 12});
+  const auto both = [&] { EXPECT_TRUE(same_bits({eager.step(x)}, {train(x)})); };
+  for (int i = 0; i < 4; ++i) both();
+  EXPECT_NE(train.program().find("reads shadow of net.first.weight  bfloat16"), std::string::npos)
+      << train.program();
+  for (const auto& change : changes) {
+    change(eager.net);
+    change(graph.net);
+    for (int i = 0; i < 3; ++i) both();
+  }
+  EXPECT_TRUE(same_bits(state_of(*eager.net), state_of(*graph.net)));
+  EXPECT_EQ(train.recorded_steps(), 2) << train.last_reason();
+}
+
+TEST_P(GraphBeside, CopiesThatAreDroppedAreReadNoMore) {
+  WithCopies graph(mlp());
+  Step test(graph.net, [&](const Tensor& x) { return graph.net->forward(x); });
+  test.config().enable_amp(true, torch::kBFloat16);  // it knows of no optimizer
+  const auto x = random({8, 12});
+  warm_up(test, x);
+  EXPECT_NE(test.program().find("shadow of"), std::string::npos) << test.program();
+  graph.step(x);
+  const auto expected = [&] {
+    const torch::NoGradGuard no_grad;
+    const halfstep::Autocast region(
+        halfstep::AutocastOptions(x.device().type()).dtype(torch::kBFloat16));
+    return graph.net->forward(x);
+  };
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(same_bits({expected()}, {test(x)}));
+  EXPECT_EQ(test.last_reason(), "");
+  graph.adam.drop_shadow_weights();
+  graph.step(x);
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(same_bits({expected()}, {test(x)}));
+  EXPECT_EQ(test.program().find("shadow of"), std::string::npos) << test.program();
 }
 
 TEST_P(GraphBeside, OtherAccumulationStepsAreRecordedAnew) {

@@ -129,6 +129,69 @@ TEST_P(GraphChange, AnotherTensorInTheModuleIsSeen) {
   EXPECT_TRUE(same_bits({net->forward(x).detach()}, {step(x)}));
 }
 
+TEST_P(GraphChange, AModuleInAnothersPlaceIsSeen) {
+  torch::nn::Sequential net(torch::nn::Linear(12, 4));
+  net->to(device());
+  const auto function = [&](const Tensor& x) { return net->forward(x); };
+  Step step(net, function);
+  warm_up(step, random({8, 12}));
+  torch::nn::Linear other(12, 4);
+  other->to(device());
+  net->replace_module("0", other.ptr());
+  auto named = [&](const Tensor& x) {
+    return net->named_children()["0"]->as<torch::nn::Linear>()->forward(x);
+  };
+  step.function = named;
+  expect_same(step, named, {random({8, 12})});
+  EXPECT_EQ(step.last_reason(), "a torch::nn::LinearImpl was registered or put in another's place");
+  for (int i = 0; i < 2; ++i) step(random({8, 12}));
+  EXPECT_EQ(step.last_reason(), "");
+  net->push_back(torch::nn::Linear(4, 4));
+  net->to(device());
+  step(random({8, 12}));
+  EXPECT_EQ(step.last_reason(), "a torch::nn::LinearImpl was registered or put in another's place");
+}
+
+TEST_P(GraphChange, AParameterThatIsAddedBetweenTwoShapes) {
+  auto net = mlp();
+  Tensor added;
+  Step step(net, [&](const Tensor& x) {
+    auto loss = net->forward(x).square().sum();
+    if (added.defined() && x.size(0) == 5) loss = loss + added.square().sum();
+    loss.backward();
+    return loss;
+  });
+  const auto large = random({8, 12}), small = random({5, 12});
+  warm_up(step, large);
+  const auto gradients = [&](const Tensor& x) {
+    step.zero_grad();
+    step(x);
+    std::vector<Tensor> all;
+    for (const auto& parameter : step.parameters()) all.push_back(parameter.grad().clone());
+    return all;
+  };
+  const auto expected = gradients(large);
+  added = net->register_parameter("a", random({3}));  // first of its module's
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(gradients(small).size(), 5U);
+  step.zero_grad();
+  step(large);
+  std::vector<Tensor> got;
+  for (const auto& parameter : step.parameters()) {
+    if (parameter.grad().defined()) got.push_back(parameter.grad());
+  }
+  EXPECT_TRUE(same_bits(expected, got));
+}
+
+TEST_P(GraphChange, ConjugateAndNegativeViewsAreErrors) {
+  Step step([](const Tensor& x) { return x * 2; });
+  const auto x = random({3, 2});
+  warm_up(step, x.select(1, 0));
+  const auto conjugate = at::view_as_complex(x).conj();
+  EXPECT_ERROR(step(conjugate), UsageError, "input 0 is a conjugate or negative view",
+               "resolve_conj()");
+  EXPECT_ERROR(step(at::imag(conjugate)), UsageError, "input 0 is a conjugate or negative view");
+}
+
 TEST_P(GraphChange, OtherMemoryInAParameterIsSeen) {
   auto net = mlp();
   const auto function = [&](const Tensor& x) { return net->forward(x); };
