@@ -3,6 +3,8 @@
 #include "halfstep/autocast/op_names.h"
 #include "halfstep/core/dtype.h"
 
+#include <algorithm>
+#include <numeric>
 #include <sstream>
 
 #include <ATen/core/Formatting.h>
@@ -76,6 +78,20 @@ bool Geometry::is_contiguous() const {
     expected *= sizes[i];
   }
   return true;
+}
+
+bool Geometry::is_dense() const {
+  std::vector<size_t> by_stride(sizes.size());
+  std::iota(by_stride.begin(), by_stride.end(), 0);
+  std::sort(by_stride.begin(), by_stride.end(),
+            [&](size_t a, size_t b) { return strides[a] < strides[b]; });
+  int64_t expected = 1;
+  for (const auto dimension : by_stride) {
+    if (sizes[dimension] == 1) continue;
+    if (strides[dimension] != expected) return false;
+    expected *= sizes[dimension];
+  }
+  return expected > 0;
 }
 
 std::string Geometry::to_string() const {

@@ -32,6 +32,8 @@ struct Geometry {
   int64_t numel() const;
   /// Elements lie one after the other, the last dimension the fastest.
   bool is_contiguous() const;
+  /// Elements fill one piece of memory, each once; false where there are none.
+  bool is_dense() const;
   bool operator==(const Geometry& other) const = default;
   /// As "bfloat16[64, 256]".
   std::string to_string() const;

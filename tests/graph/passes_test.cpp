@@ -23,9 +23,9 @@ struct PassStep : Graph<std::vector<Tensor>(Tensor)> {
   Function function;
 };
 
-constexpr const char* kPasses[] = {"reuse_views",    "reuse_results",   "remove_dead_calls",
-                                   "choose_kernels", "fuse_batch_norm", "fuse_elementwise",
-                                   "place_results"};
+constexpr const char* kPasses[] = {
+    "reuse_views",    "reuse_results",   "drop_inverse_casts", "remove_dead_calls",
+    "choose_kernels", "fuse_batch_norm", "fuse_elementwise",   "place_results"};
 
 int64_t calls_in(const std::string& program) {
   std::istringstream lines(program);
@@ -136,6 +136,63 @@ TEST(GraphPasses, RandomCallsAreNotShared) {
             1);  // the sigmoid alone
 }
 
+TEST(GraphPasses, ACastBackIsWhatWasCast) {
+  EXPECT_EQ(taken_away("drop_inverse_casts",
+                       [](const Tensor& x) -> std::vector<Tensor> {
+                         const auto low = x.to(torch::kBFloat16).exp();
+                         const auto wide = low.to(torch::kFloat);
+                         const auto again = wide.to(torch::kBFloat16).to(torch::kDouble);
+                         return {wide.sin(), again.to(torch::kBFloat16).sin()};
+                       }),
+            2);
+  // These round.
+  EXPECT_EQ(taken_away("drop_inverse_casts",
+                       [](const Tensor& x) -> std::vector<Tensor> {
+                         const auto y = x.exp();
+                         const auto half = y.to(torch::kHalf);
+                         return {y.to(torch::kBFloat16).to(torch::kFloat).sin(),
+                                 half.to(torch::kBFloat16).to(torch::kHalf).sin(),
+                                 half.to(torch::kFloat).to(torch::kBFloat16).sin()};
+                       }),
+            0);
+}
+
+TEST(GraphPasses, ACastBackStaysWhereItIsWrittenOrHandedOut) {
+  EXPECT_EQ(taken_away("drop_inverse_casts",
+                       [](const Tensor& x) -> std::vector<Tensor> {
+                         auto low = x.to(torch::kBFloat16).exp();
+                         auto back = low.to(torch::kFloat).to(torch::kBFloat16);
+                         low.add_(1);
+                         return {back.sin(), low.sin()};
+                       }),
+            0);
+  EXPECT_EQ(taken_away("drop_inverse_casts",
+                       [](const Tensor& x) -> std::vector<Tensor> {
+                         auto low = x.to(torch::kBFloat16).exp();
+                         auto wide = low.to(torch::kFloat);
+                         wide.add_(1);
+                         return {wide.to(torch::kBFloat16).sin(), low.sin()};
+                       }),
+            0);
+  EXPECT_EQ(taken_away("drop_inverse_casts",
+                       [](const Tensor& x) -> std::vector<Tensor> {
+                         const auto low = x.to(torch::kBFloat16).exp();
+                         return {low.to(torch::kFloat).to(torch::kBFloat16), low.sin()};
+                       }),
+            0);
+  // Other strides.
+  EXPECT_EQ(taken_away("drop_inverse_casts",
+                       [](const Tensor& x) -> std::vector<Tensor> {
+                         const auto low = x.to(torch::kBFloat16).exp().t();
+                         return {low.to(torch::kFloat)
+                                     .to(torch::kBFloat16, false, false,
+                                         torch::MemoryFormat::Contiguous)
+                                     .view({-1})
+                                     .sin()};
+                       }),
+            0);
+}
+
 TEST(GraphPasses, DeadCallsGo) {
   EXPECT_EQ(taken_away("remove_dead_calls",
                        [](const Tensor& x) -> std::vector<Tensor> {
@@ -168,7 +225,8 @@ TEST(GraphPasses, AllTogetherAndTheirDumps) {
     EXPECT_THAT(out.str(), ::testing::HasSubstr(part));
   EXPECT_ERROR(
       step.config().enable_pass("fuse"), UsageError,
-      "must be one of plan_memory, cuda_graph, reuse_views, reuse_results, remove_dead_calls, "
+      "must be one of plan_memory, cuda_graph, reuse_views, reuse_results, drop_inverse_casts, "
+      "remove_dead_calls, "
       "choose_kernels, fuse_batch_norm, fuse_elementwise, place_results, but got \"fuse\"");
 }
 

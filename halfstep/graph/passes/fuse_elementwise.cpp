@@ -3,7 +3,6 @@
 #include "halfstep/graph/passes/program_uses.h"
 
 #include <algorithm>
-#include <numeric>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -14,21 +13,6 @@ namespace {
 
 bool is_narrow_or_wide(c10::ScalarType dtype) {
   return dtype == c10::kFloat || dtype == c10::kBFloat16;
-}
-
-/// Whether the elements fill one piece of memory, each once.
-bool is_dense(const Geometry& x) {
-  std::vector<size_t> by_stride(x.sizes.size());
-  std::iota(by_stride.begin(), by_stride.end(), 0);
-  std::sort(by_stride.begin(), by_stride.end(),
-            [&](size_t a, size_t b) { return x.strides[a] < x.strides[b]; });
-  int64_t expected = 1;
-  for (const auto dimension : by_stride) {
-    if (x.sizes[dimension] == 1) continue;
-    if (x.strides[dimension] != expected) return false;
-    expected *= x.sizes[dimension];
-  }
-  return expected > 0;
 }
 
 bool is_one(const c10::IValue& value) {
@@ -96,7 +80,7 @@ class ElementwiseFuser {
     if (call.rehearsed || call.is_alias || call.results.size() != 1 || call.operands.empty())
       return std::nullopt;
     const auto& result = geometry(call.results[0].value);
-    if (!result.device.is_cpu() || !is_narrow_or_wide(result.dtype) || !is_dense(result))
+    if (!result.device.is_cpu() || !is_narrow_or_wide(result.dtype) || !result.is_dense())
       return std::nullopt;
     for (const auto& operand : call.operands) {
       const auto& x = geometry(operand.value);

@@ -28,6 +28,11 @@ int64_t reuse_views(Program& program);
 /// the same cast twice. Not where somebody writes into one of the two, or gets it.
 int64_t reuse_results(Program& program);
 
+/// A cast back of a cast that lost nothing (bfloat16 to float32 to bfloat16, not the other way) is
+/// the value before both, where nobody writes into the three or gets them. Of NaNs it keeps bits
+/// that the casts would not.
+int64_t drop_inverse_casts(Program& program);
+
 /// Calls whose results nobody uses.
 int64_t remove_dead_calls(Program& program);
 

@@ -19,21 +19,6 @@ bool is_small(const Geometry& geometry) {
   return geometry.numel() * int64_t(c10::elementSize(geometry.dtype)) <= kMostBytes;
 }
 
-bool is_dense(const Geometry& geometry) {
-  std::vector<size_t> order;
-  for (size_t i = 0; i < geometry.sizes.size(); ++i) {
-    if (geometry.sizes[i] != 1) order.push_back(i);
-  }
-  std::sort(order.begin(), order.end(),
-            [&](size_t a, size_t b) { return geometry.strides[a] < geometry.strides[b]; });
-  int64_t expected = 1;
-  for (const auto i : order) {
-    if (geometry.strides[i] != expected) return false;
-    expected *= geometry.sizes[i];
-  }
-  return geometry.offset == 0 && expected > 0;
-}
-
 class Placing {
  public:
   explicit Placing(Program& program)
@@ -95,7 +80,8 @@ class Placing {
   bool can_stay(ValueId id, size_t call) const {
     const auto& geometry = program_.value(id).geometry;
     return calls_.of(id).front() == call && !calls_.handed_out(id) && !calls_.lives_on(id) &&
-           !changes_shape_[memory_of(id)] && is_dense(geometry) && is_small(geometry);
+           !changes_shape_[memory_of(id)] && geometry.offset == 0 && geometry.is_dense() &&
+           is_small(geometry);
   }
 
   bool place(Instruction& call, size_t index) {
