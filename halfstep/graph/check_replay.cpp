@@ -40,7 +40,7 @@ class Comparison {
             "pass host values and memory written through pointers as tensors");
       } else {
         HALFSTEP_CHECK_USAGE(
-            same_bits(eager[i], replayed[i]), "Graph",
+            same_bits_but_nans(eager[i], replayed[i]), "Graph",
             "a replay must have the bits of an eager run, but ", name(i),
             " differs; build uses or changes something a recording can't see (a host value, memory "
             "written through a pointer): pass it as a tensor");

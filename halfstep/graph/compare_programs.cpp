@@ -19,7 +19,8 @@ bool same_bits(double a, double b) {
 /// Equality of arguments without their tensors. Doubles by bits, so that a NaN equals itself.
 bool same(const c10::IValue& a, const c10::IValue& b) {
   if (a.tagKind() != b.tagKind()) return false;
-  if (a.isTensor() || a.isGenerator()) return true;
+  if (a.isTensor()) return true;
+  if (a.isGenerator()) return a.toGenerator() == b.toGenerator();
   if (a.isDouble()) return same_bits(a.toDouble(), b.toDouble());
   if (a.isTensorList()) return a.toListRef().size() == b.toListRef().size();
   if (a.isOptionalTensorList())

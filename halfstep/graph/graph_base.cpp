@@ -1,6 +1,7 @@
 #include "halfstep/graph/graph_base.h"
 
 #include "halfstep/core/error.h"
+#include "halfstep/graph/strided_copy.h"
 
 #include <algorithm>
 #include <utility>
@@ -9,6 +10,7 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
+#include <torch/optim/lbfgs.h>
 #include <torch/serialize/input-archive.h>
 #include <torch/serialize/output-archive.h>
 
@@ -29,11 +31,16 @@ class GraphBase::InUse {
 };
 
 void GraphBase::add_optimizer(torch::optim::Optimizer& optimizer) {
+  HALFSTEP_CHECK_USAGE(dynamic_cast<torch::optim::LBFGS*>(&optimizer) == nullptr,
+                       "Graph::add_optimizer",
+                       "an optimizer must step without a closure, but got an LBFGS, which evaluates "
+                       "the loss several times a step; let the graph make loss and gradients in the "
+                       "closure, and call its step() yourself");
   for (const auto& stepped : optimizers_)
     HALFSTEP_CHECK_USAGE(stepped.optimizer != &optimizer, "Graph::add_optimizer",
                          "each optimizer is added once, but this one is here already; add another");
-  optimizers_.push_back({&optimizer, nullptr});
   forget_recordings();
+  optimizers_.push_back({&optimizer, nullptr});
 }
 
 void GraphBase::add_optimizer(torch::optim::Optimizer& optimizer, optim::LRScheduler& scheduler) {
@@ -42,15 +49,15 @@ void GraphBase::add_optimizer(torch::optim::Optimizer& optimizer, optim::LRSched
 }
 
 void GraphBase::set_grad_scaler(GradScaler& scaler) {
-  scaler_ = &scaler;
   forget_recordings();
+  scaler_ = &scaler;
 }
 
 void GraphBase::add_tensor(std::string name, const at::Tensor& tensor) {
   HALFSTEP_CHECK_USAGE(tensor.defined(), "Graph::add_tensor", "\"", name,
                        "\" must be a defined tensor, but got an undefined one; make it first");
-  tensors_.emplace_back(std::move(name), tensor);
   forget_recordings();
+  tensors_.emplace_back(std::move(name), tensor);
 }
 
 void GraphBase::debug(int level, std::ostream& out) {
@@ -74,6 +81,10 @@ PrecisionPlan GraphBase::precision_plan() const {
 }
 
 void GraphBase::forget_recordings() {
+  HALFSTEP_CHECK_USAGE(!in_use_, "Graph",
+                       "a graph must not be changed while it runs, but build or another thread "
+                       "called forget_recordings(), add_tensor(), add_optimizer() or "
+                       "set_grad_scaler(); call it before the graph");
   recordings_.clear();
 }
 
@@ -97,6 +108,28 @@ at::Tensor part_of(const at::Tensor& input, int64_t part, int64_t parts) {
   const auto size = input.size(0) / parts;
   return input.narrow(0, part * size, size);
 }
+
+/// Gradients as they were before a call of several parts, of which a later one may throw.
+class GradientsBefore {
+ public:
+  explicit GradientsBefore(Tensors parameters) : parameters_(std::move(parameters)) {
+    for (const auto& parameter : parameters_) {
+      gradients_.push_back(parameter.grad());
+      copies_.push_back(parameter.grad().defined() ? detail::strided_copy(parameter.grad())
+                                                   : at::Tensor());
+    }
+  }
+  void restore() {
+    const c10::NoGradGuard no_grad;
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      if (gradients_[i].defined()) gradients_[i].copy_(copies_[i]);
+      parameters_[i].mutable_grad() = gradients_[i];
+    }
+  }
+
+ private:
+  Tensors parameters_, gradients_, copies_;
+};
 
 at::Tensor put_together(const Tensors& parts) {
   if (!parts.front().defined()) return {};
@@ -123,12 +156,19 @@ GraphBase::Tensors GraphBase::call(const Tensors& inputs, const std::vector<size
   why_not_captured_.clear();
   const auto parts = config_.gradient_accumulation_steps();
   std::vector<Tensors> outputs;  // of each part
-  for (int64_t part = 0; part < parts; ++part) {
-    Tensors of_part = inputs;
-    if (parts > 1) {
-      for (auto& input : of_part) input = part_of(input, part, parts);
+  std::optional<GradientsBefore> before;
+  if (parts > 1) before.emplace(trained_parameters());
+  try {
+    for (int64_t part = 0; part < parts; ++part) {
+      Tensors of_part = inputs;
+      if (parts > 1) {
+        for (auto& input : of_part) input = part_of(input, part, parts);
+      }
+      outputs.push_back(run_part(of_part, structure, build, shape));
     }
-    outputs.push_back(run_part(of_part, structure, build, shape));
+  } catch (...) {
+    if (before) before->restore();
+    throw;
   }
   if (!optimizers_.empty()) step();
   if (!last_reason_.empty()) {
@@ -148,7 +188,7 @@ GraphBase::Tensors GraphBase::call(const Tensors& inputs, const std::vector<size
 
 void GraphBase::prepare(const Tensors& inputs) {
   if (config_version_ != config_.version()) {
-    forget_recordings();
+    recordings_.clear();
     config_version_ = config_.version();
   }
   if (scaler_ == nullptr || !scaler_->is_enabled()) {
@@ -159,7 +199,7 @@ void GraphBase::prepare(const Tensors& inputs) {
   if (!scaler_->get_scale_async().defined())
     scaler_->scale(at::zeros({}, at::TensorOptions(device_of(inputs))));
   if (!scale_.is_same(scaler_->get_scale_async())) {
-    forget_recordings();
+    recordings_.clear();
     scale_ = scaler_->get_scale_async();
   }
 }
@@ -206,7 +246,7 @@ GraphBase::Tensors GraphBase::run_part(const Tensors& inputs, const std::vector<
         recording.replay ? replay(recording, inputs, build) : record(recording, inputs, build);
   } catch (...) {
     for (size_t i = 0; i < earlier.size(); ++i) parameters_[i].mutable_grad() = earlier[i];
-    forget_recordings();
+    recordings_.clear();
     throw;
   }
   if (recording.replay && last_reason_.empty()) {

@@ -34,7 +34,7 @@ class GraphBase : public torch::nn::Module {
 
   /// Steps this optimizer, and then its schedule, at the end of each call, and zeroes its
   /// gradients. Several are stepped in the order they were added. They must outlive the graph.
-  /// Throws UsageError for one that was added before.
+  /// Throws UsageError for one that was added before, and for LBFGS, which needs a closure.
   void add_optimizer(torch::optim::Optimizer& optimizer);
   void add_optimizer(torch::optim::Optimizer& optimizer, optim::LRScheduler& scheduler);
 
@@ -80,7 +80,7 @@ class GraphBase : public torch::nn::Module {
   void load(torch::serialize::InputArchive& archive) override;
 
   /// Drops all recordings: for changes that nothing tells of, as of a tensor that build closes
-  /// over.
+  /// over. Throws UsageError from within build, as all that changes the graph does.
   void forget_recordings();
 
  protected:

@@ -65,7 +65,7 @@ void GraphBase::drop_outdated() {
     if (!change && !recording->watched->refresh_copies())
       change = "a 16-bit copy of a weight is kept no more";
     if (change) {
-      forget_recordings();
+      recordings_.clear();
       tell(*change);
       return;
     }

@@ -48,7 +48,7 @@ bool is_running_statistic(const c10::OperatorHandle& op, size_t index,
 
 // addmm and its kin don't look at `self` where beta is 0.
 bool is_ignored(const c10::OperatorHandle& op, size_t index, c10::ArrayRef<c10::IValue> arguments) {
-  if (index != 0) return false;
+  if (index != 0 || !starts_with(op.schema().name(), "aten::")) return false;
   const auto beta = argument_named(op, "beta");
   return beta && arguments[*beta].isScalar() && arguments[*beta].toScalar().equal(0);
 }
@@ -77,8 +77,8 @@ ArgumentUse argument_use(const c10::OperatorHandle& op, size_t index,
     return is_overwriter(name) || is_ignored(op, index, arguments) ? ArgumentUse::write
                                                                    : ArgumentUse::read_write;
   }
-  if (ends_with(name, "_like") || starts_with(name, "aten::new_") ||
-      is_ignored(op, index, arguments))
+  if ((ends_with(name, "_like") && starts_with(name, "aten::")) ||
+      starts_with(name, "aten::new_") || is_ignored(op, index, arguments))
     return ArgumentUse::metadata;
   return is_running_statistic(op, index, arguments) ? ArgumentUse::read_write : ArgumentUse::read;
 }
@@ -92,7 +92,11 @@ bool makes_unwritten(const c10::OperatorHandle& op) {
 bool is_question(const c10::OperatorHandle& op) {
   if (starts_with(op.schema().name(), "profiler::")) return true;
   const auto& returns = op.schema().returns();
-  if (returns.empty()) return false;
+  const auto& arguments = op.schema().arguments();
+  const bool writes = std::any_of(arguments.begin(), arguments.end(), [](const auto& argument) {
+    return argument.alias_info() != nullptr && argument.alias_info()->isWrite();
+  });
+  if (returns.empty() || writes) return false;
   return std::none_of(returns.begin(), returns.end(), [](const c10::Argument& result) {
     const auto& type = *result.type();
     return type.kind() == c10::TypeKind::TensorType || type.kind() == c10::TypeKind::ListType ||

@@ -1,6 +1,7 @@
 #include "halfstep/graph/own_inputs.h"
 
 #include "halfstep/core/error.h"
+#include "halfstep/graph/strided_copy.h"
 
 namespace halfstep::detail {
 
@@ -14,8 +15,12 @@ OwnInputs::OwnInputs(const std::vector<at::Tensor>& inputs,
     if (!input.defined()) continue;
     bool shared = is_of_others(storage_of(input));
     for (const auto& earlier : tensors) shared = shared || storage_of(earlier) == storage_of(input);
-    tensors.push_back(shared ? input.clone() : input);
+    tensors.push_back(shared ? strided_copy(input) : input);
     copied.push_back(shared);
+    HALFSTEP_CHECK_USAGE(tensors.back().strides() == input.strides(), "Graph",
+                         "an input whose elements overlap must have memory of its own, but one of ",
+                         input.sizes(), " with strides ", input.strides(),
+                         " shares it with another input or with the model; pass a clone()");
   }
 }
 

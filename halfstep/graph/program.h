@@ -21,12 +21,13 @@ enum class ValueKind {
   computed,  ///< a result of an instruction
 };
 
-/// Sizes and strides of a tensor, where in its memory it begins, and what lies there.
+/// How the elements of a tensor lie: sizes and strides, where in its memory it begins, and what lies there.
 struct Geometry {
   std::vector<int64_t> sizes, strides;
   int64_t offset = 0;
   c10::ScalarType dtype = c10::kFloat;
   c10::Device device = c10::kCPU;
+  bool is_conj = false, is_neg = false;  ///< its elements are the conjugate, the negative
 
   static Geometry of(const at::Tensor& tensor);
   int64_t numel() const;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include <ATen/core/List.h>
+#include <ATen/core/enum_tag.h>
 #include <torch/csrc/autograd/graph_task.h>
 
 namespace halfstep::detail {
@@ -68,7 +69,7 @@ void Recorder::add_input(const at::Tensor& tensor, std::string name) {
 }
 
 void Recorder::add_external(const at::Tensor& tensor, std::string name) {
-  if (!table_.find(tensor)) table_.add(tensor, ValueKind::external, std::move(name));
+  if (!table_.find_exactly(tensor)) table_.add(tensor, ValueKind::external, std::move(name));
 }
 
 ValueId Recorder::value_of(const at::Tensor& tensor, const std::string& what) {
@@ -86,9 +87,37 @@ void Recorder::call(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
   const c10::impl::ExcludeDispatchKeyGuard only_this_call(c10::DispatchKey::Fake);
   if (is_question(op) && !op.hasTag(at::Tag::data_dependent_output))
     return op.redispatchBoxed(below, stack);
+  if (op.hasTag(at::Tag::inplace_view)) return call_in_place_view(op, below, stack);
   auto instruction = begin(op, below, *stack);
   op.redispatchBoxed(below, stack);
   end(std::move(instruction), *stack);
+}
+
+/// Recorded as a view that is another tensor, so that a value always lies as it did.
+void Recorder::call_in_place_view(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                                  torch::jit::Stack* stack) {
+  const auto before = [&] {
+    const std::lock_guard lock(mutex_);
+    const auto count = op.schema().arguments().size();
+    const c10::ArrayRef<c10::IValue> arguments(stack->data() + (stack->size() - count), count);
+    if (const auto reason = why_not_recorded(op, arguments))
+      fail("a step that is replayed must not depend on values, but " +
+           op_name(op.operator_name()) + place_of_call() + " " + *reason);
+    const auto& self = arguments[0].toTensor();
+    auto id = table_.find(self);
+    if (!id) {
+      if (const auto memory = table_.find_memory(self)) id = add_alias(self, *memory);
+    }
+    if (!id || program_.value(*id).kind != ValueKind::computed)
+      fail("a recorded step may change the shape of what it computed, but " +
+           op_name(op.operator_name()) + place_of_call() +
+           " changes that of another tensor; use the op that makes a view (without _)");
+    return *id;
+  }();
+  op.redispatchBoxed(keys, stack);
+  const std::lock_guard lock(mutex_);
+  const auto& tensor = stack->back().toTensor();
+  if (Geometry::of(tensor) != program_.value(before).geometry) add_alias(tensor, before);
 }
 
 Instruction Recorder::begin(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
@@ -177,7 +206,11 @@ void Recorder::add_result(Instruction& instruction, size_t result, int32_t eleme
 }
 
 ValueId Recorder::add_alias(const at::Tensor& tensor, ValueId of) {
-  const auto base_offset = program_.values[size_t(of)].geometry.offset;
+  const auto& base = program_.value(of).geometry;
+  if (tensor.is_conj() != base.is_conj || tensor.is_neg() != base.is_neg)
+    fail("a recorded step can't see where a conjugate or negative view of " + base.to_string() +
+         " was made; call resolve_conj() or resolve_neg() on it in build");
+  const auto base_offset = base.offset;
   Instruction alias{as_strided(), c10::DispatchKeySet()};
   alias.is_alias = true;
   alias.arguments = {at::Tensor(), tensor.sizes().vec(), tensor.strides().vec(),

@@ -45,6 +45,8 @@ class Recorder final : public c10::DebugInfoBase {
                    const at::Tensor& tensor, c10::ArrayRef<c10::IValue> arguments);
   void add_result(Instruction& instruction, size_t result, int32_t element,
                   const at::Tensor& tensor);
+  void call_in_place_view(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                          torch::jit::Stack* stack);
   ValueId add_alias(const at::Tensor& tensor, ValueId of);
   [[noreturn]] void fail(const std::string& message);
 

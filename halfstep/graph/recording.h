@@ -18,6 +18,7 @@ struct RecordingKey {
   std::vector<Geometry> inputs;  // offsets are 0 unless the program counts on them
   bool gradients = true;         // GradMode
   bool rehearsal = false;        // HalfRehearsal
+  c10::ScalarType default_dtype = c10::kFloat;
 
   static RecordingKey of(const std::vector<at::Tensor>& inputs, std::vector<size_t> structure);
   bool operator==(const RecordingKey&) const = default;

@@ -10,6 +10,7 @@
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/List.h>
+#include <ATen/ops/alias.h>
 #include <ATen/ops/as_strided.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/record_function.h>
@@ -61,9 +62,13 @@ Replay::Replay(Program program, bool plan_memory)
 }
 
 bool Replay::is_prepared() const {
-  return prepared_ && std::all_of(roots_.begin(), roots_.end(), [](const Root& root) {
-           return root.tensor.storage().unsafeGetStorageImpl() == root.storage;
+  return prepared_ && std::all_of(roots_.begin(), roots_.end(), [&](const Root& root) {
+           return storage_of(root.value) == root.storage;
          });
+}
+
+const c10::StorageImpl* Replay::storage_of(ValueId id) const {
+  return program_.value(id).tensor.storage().unsafeGetStorageImpl();
 }
 
 void Replay::prepare() {
@@ -84,7 +89,7 @@ void Replay::prepare() {
         values_[size_t(place.value)] =
             at::empty_strided(value.geometry.sizes, value.geometry.strides, value.geometry.dtype);
       if (value.tensor.defined())
-        roots_.push_back({value.tensor, value.tensor.storage().unsafeGetStorageImpl()});
+        roots_.push_back({place.value, storage_of(place.value)});
     }
     make(instruction);
   }
@@ -111,7 +116,8 @@ StepResults Replay::run_program(at::TensorList inputs) {
     let_go();
     throw;
   }
-  StepResults results{collect(program_.outputs), collect(program_.gradients)};
+  StepResults results;
+  below_autograd([&] { results = {collect(program_.outputs), collect(program_.gradients)}; });
   let_go();
   return results;
 }
@@ -129,15 +135,22 @@ void Replay::run_calls() {
   bool rehearsed = false;
   for (size_t i = 0; i < program_.code.size(); ++i) {
     const auto& instruction = program_.code[i];
-    if (instruction.once) continue;
+    if (instruction.once) {
+      let_go_after(i);
+      continue;
+    }
     if (instruction.rehearsed != rehearsed && !instruction.is_alias) {
       rehearsal.reset();
       rehearsed = instruction.rehearsed;
       if (rehearsed) rehearsal.emplace();
     }
     make(instruction);
-    for (const auto id : steps_[i].drop) values_[size_t(id)] = at::Tensor();
+    let_go_after(i);
   }
+}
+
+void Replay::let_go_after(size_t call) {
+  for (const auto id : steps_[call].drop) values_[size_t(id)] = at::Tensor();
 }
 
 void Replay::let_go() {
@@ -223,7 +236,14 @@ std::string Replay::memory() const {
 std::vector<at::Tensor> Replay::collect(const std::vector<std::optional<ValueId>>& ids) const {
   std::vector<at::Tensor> tensors;
   tensors.reserve(ids.size());
-  for (const auto& id : ids) tensors.push_back(id ? values_[size_t(*id)] : at::Tensor());
+  for (const auto& id : ids) {
+    if (!id)
+      tensors.emplace_back();
+    else if (stays(*id) || program_.value(*id).kind == ValueKind::input)
+      tensors.push_back(at::alias(values_[size_t(*id)]));  // the caller's own
+    else
+      tensors.push_back(values_[size_t(*id)]);
+  }
   return tensors;
 }
 

@@ -42,7 +42,7 @@ class Replay {
   };
   /// A tensor that lives on, with the memory it had when what is made once was made of it.
   struct Root {
-    at::Tensor tensor;
+    ValueId value;  // no reference to the tensor: WatchedState counts those
     const c10::StorageImpl* storage;
   };
 
@@ -52,11 +52,13 @@ class Replay {
   StepResults run_program(at::TensorList inputs);
   void run_calls();
   void let_go();
+  void let_go_after(size_t call);
   void make(const Instruction& instruction);
   void call(const Instruction& instruction);
   void call_alias(const Instruction& instruction);
   void push_arguments(const Instruction& instruction);
   void take_results(const Instruction& instruction);
+  const c10::StorageImpl* storage_of(ValueId id) const;
   std::vector<at::Tensor> collect(const std::vector<std::optional<ValueId>>& ids) const;
 
   Program program_;

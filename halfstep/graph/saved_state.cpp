@@ -1,9 +1,12 @@
 #include "halfstep/graph/saved_state.h"
 
+#include "halfstep/graph/strided_copy.h"
+
 #include <cstring>
 #include <mutex>
 
 #include <ATen/Context.h>
+#include <ATen/Functions.h>
 #include <c10/core/GradMode.h>
 
 namespace halfstep::detail {
@@ -45,7 +48,7 @@ void SavedState::restore() {
 
 std::vector<at::Tensor> copies_of(const std::vector<at::Tensor>& tensors) {
   std::vector<at::Tensor> copies;
-  for (const auto& tensor : tensors) copies.push_back(tensor.detach().clone());
+  for (const auto& tensor : tensors) copies.push_back(strided_copy(tensor));
   return copies;
 }
 
@@ -55,6 +58,17 @@ bool same_bits(const at::Tensor& a, const at::Tensor& b) {
   if (a.sizes() != b.sizes() || a.scalar_type() != b.scalar_type()) return false;
   const auto x = a.detach().cpu().contiguous(), y = b.detach().cpu().contiguous();
   return std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
+}
+
+bool same_bits_but_nans(const at::Tensor& a, const at::Tensor& b) {
+  if (same_bits(a, b)) return true;
+  if (!a.defined() || !b.defined() || a.sizes() != b.sizes() || a.device() != b.device() ||
+      !c10::isFloatingType(a.scalar_type()))
+    return false;
+  const auto x = a.detach(), y = b.detach();
+  const auto x_is_nan = x.isnan(), y_is_nan = y.isnan();
+  return x_is_nan.equal(y_is_nan) &&
+         same_bits(x.masked_fill(x_is_nan, 0), y.masked_fill(y_is_nan, 0));
 }
 
 }  // namespace halfstep::detail

@@ -27,10 +27,12 @@ class SavedState {
   std::vector<std::pair<at::Generator, at::Tensor>> generators_;
 };
 
-/// Copies that are no part of an autograd graph.
+/// Copies that are no part of an autograd graph, and lie as the tensors do (strided_copy).
 std::vector<at::Tensor> copies_of(const std::vector<at::Tensor>& tensors);
 
 /// Whether shape, dtype and bits are equal; also where both are undefined.
 bool same_bits(const at::Tensor& a, const at::Tensor& b);
+/// The same, but a NaN may be another NaN.
+bool same_bits_but_nans(const at::Tensor& a, const at::Tensor& b);
 
 }  // namespace halfstep::detail

@@ -1,16 +1,10 @@
 #include "halfstep/graph/value_table.h"
 
+#include "halfstep/graph/own_inputs.h"
+
 #include <utility>
 
 namespace halfstep::detail {
-
-namespace {
-
-const c10::StorageImpl* storage_of(const at::Tensor& tensor) {
-  return tensor.has_storage() ? tensor.storage().unsafeGetStorageImpl() : nullptr;
-}
-
-}  // namespace
 
 ValueId ValueTable::add(const at::Tensor& tensor, ValueKind kind, std::string name) {
   const auto id = static_cast<ValueId>(program_.values.size());

@@ -44,15 +44,18 @@ class WatchedState {
     /// vain.
     size_t uses;
     std::string name;
+    size_t first_in_memory;  // which tensor was the first one that lay in its memory
   };
   struct WatchedModule {
     const torch::nn::Module* module;
     bool trains;
     std::shared_ptr<torch::nn::Module> alive;  // its address is nobody else's; not of the root
+    std::vector<at::Tensor> tensors;           // its own parameters and buffers
   };
 
   void add(const torch::nn::Module& module, std::shared_ptr<torch::nn::Module> alive);
   std::optional<std::string> change_from(const torch::nn::Module& module, size_t& next) const;
+  std::optional<std::string> change_of_ties() const;
 
   std::vector<WatchedModule> modules_;  // each before its children
   std::vector<Watched> tensors_;

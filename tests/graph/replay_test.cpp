@@ -53,7 +53,15 @@ struct Batches {
   }
 };
 
-enum class Kind { adam, adam_shadows, torch_sgd, torch_adam };
+enum class Kind {
+  adam,
+  adam_clipped,
+  adam_shadows,
+  torch_sgd,
+  torch_adam,
+  torch_adamw,
+  torch_adagrad
+};
 
 template <class Net>
 std::unique_ptr<torch::optim::Optimizer> make_optimizer(Kind kind, const Net& net) {
@@ -62,6 +70,8 @@ std::unique_ptr<torch::optim::Optimizer> make_optimizer(Kind kind, const Net& ne
   switch (kind) {
     case Kind::adam:
       return std::make_unique<Adam>(net->parameters(), AdamOptions(1e-2));
+    case Kind::adam_clipped:
+      return std::make_unique<Adam>(net->parameters(), AdamOptions(1e-2).clip_norm(0.05));
     case Kind::adam_shadows: {
       auto adam = std::make_unique<Adam>(net->parameters(), AdamOptions(1e-2));
       adam->keep_shadow_weights(torch::kBFloat16);
@@ -72,6 +82,10 @@ std::unique_ptr<torch::optim::Optimizer> make_optimizer(Kind kind, const Net& ne
                                                  torch::optim::SGDOptions(0.05).momentum(0.9));
     case Kind::torch_adam:
       return std::make_unique<torch::optim::Adam>(net->parameters(), 1e-2);
+    case Kind::torch_adamw:
+      return std::make_unique<torch::optim::AdamW>(net->parameters(), 1e-2);
+    case Kind::torch_adagrad:
+      return std::make_unique<torch::optim::Adagrad>(net->parameters(), 1e-2);
   }
   return nullptr;
 }
@@ -149,7 +163,9 @@ class GraphReplay : public halfstep::testing::DeviceTest {
 };
 
 TEST_P(GraphReplay, MlpHasTheBitsOfEager) {
-  for (const auto kind : {Kind::adam, Kind::adam_shadows, Kind::torch_sgd, Kind::torch_adam}) {
+  for (const auto kind :
+       {Kind::adam, Kind::adam_clipped, Kind::adam_shadows, Kind::torch_sgd, Kind::torch_adam,
+        Kind::torch_adamw, Kind::torch_adagrad}) {
     for (const bool amp : {false, true}) {
       SCOPED_TRACE(c10::str("optimizer ", int(kind), " amp ", amp));
       expect_same<Mlp>(kind, amp, Batches({8, 12}, device()));

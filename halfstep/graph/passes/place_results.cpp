@@ -5,8 +5,6 @@
 
 #include <algorithm>
 
-#include <ATen/core/enum_tag.h>
-
 namespace halfstep::detail {
 
 namespace {
@@ -25,15 +23,17 @@ class Placing {
       : program_(program),
         calls_(program),
         shared_(shared_memories(program)),
-        changes_shape_(shared_.size()),
+        unsteady_(shared_.size()),
         steady_(program.values.size()) {
     for (size_t id = 0; id < program.values.size(); ++id) {
       const auto kind = program.values[id].kind;
       steady_[id] = kind == ValueKind::external || kind == ValueKind::constant;
     }
-    for (const auto& call : program.code) {
-      if (!call.op.hasTag(at::Tag::inplace_view)) continue;
-      for (const auto& operand : call.operands) changes_shape_[memory_of(operand.value)] = true;
+    for (size_t i = 0; i < program.code.size(); ++i) {
+      for (const auto& result : program.code[i].results) {
+        if (makes_anew(program.code[i], result) && calls_.of(result.value).front() != i)
+          unsteady_[memory_of(result.value)] = true;
+      }
     }
   }
 
@@ -56,15 +56,24 @@ class Placing {
  private:
   size_t memory_of(ValueId id) const { return size_t(program_.value(id).memory); }
 
+  /// Whether a result is neither a view of an operand nor an operand that the call wrote into.
+  bool makes_anew(const Instruction& call, const Instruction::Place& result) const {
+    const auto& returns = call.op.schema().returns();
+    return returns[size_t(result.argument)].alias_info() == nullptr &&
+           std::none_of(call.writes.begin(), call.writes.end(),
+                        [&](ValueId id) { return memory_of(id) == memory_of(result.value); });
+  }
+
   bool looks_at_steady(const Instruction& call) const {
     return std::all_of(call.operands.begin(), call.operands.end(), [&](const auto& operand) {
-      return steady_[size_t(operand.value)] && !changes_shape_[memory_of(operand.value)];
+      return steady_[size_t(operand.value)] && !unsteady_[memory_of(operand.value)];
     });
   }
 
-  /// Numbers that depend on nothing: ones_like, arange.
+  /// Numbers that depend on nothing: ones_like, arange. Of ops that are not LibTorch's nobody knows.
   bool is_same_each_time(const Instruction& call) const {
-    return std::all_of(call.operands.begin(), call.operands.end(),
+    return call.op.schema().name().starts_with("aten::") &&
+           std::all_of(call.operands.begin(), call.operands.end(),
                        [&](const auto& operand) {
                          const auto argument = size_t(operand.argument);
                          return operand.element < 0 &&
@@ -73,14 +82,15 @@ class Placing {
                                     ArgumentUse::metadata;
                        }) &&
            std::none_of(call.results.begin(), call.results.end(), [&](const auto& result) {
-             return shared_[memory_of(result.value)] || changes_shape_[memory_of(result.value)];
+             return shared_[memory_of(result.value)] || unsteady_[memory_of(result.value)] ||
+                    !is_small(program_.value(result.value).geometry);
            });
   }
 
   bool can_stay(ValueId id, size_t call) const {
     const auto& geometry = program_.value(id).geometry;
     return calls_.of(id).front() == call && !calls_.handed_out(id) && !calls_.lives_on(id) &&
-           !changes_shape_[memory_of(id)] && geometry.offset == 0 && geometry.is_dense() &&
+           !unsteady_[memory_of(id)] && geometry.offset == 0 && geometry.is_dense() &&
            is_small(geometry);
   }
 
@@ -110,7 +120,7 @@ class Placing {
   Program& program_;
   const MemoryCalls calls_;
   const std::vector<bool> shared_;
-  std::vector<bool> changes_shape_;  // memories
+  std::vector<bool> unsteady_;  // memories of which a value is made by several calls
   std::vector<bool> steady_;         // values that are the same tensor in each run
 };
 
