@@ -31,11 +31,11 @@ class GraphBase::InUse {
 };
 
 void GraphBase::add_optimizer(torch::optim::Optimizer& optimizer) {
-  HALFSTEP_CHECK_USAGE(dynamic_cast<torch::optim::LBFGS*>(&optimizer) == nullptr,
-                       "Graph::add_optimizer",
-                       "an optimizer must step without a closure, but got an LBFGS, which evaluates "
-                       "the loss several times a step; let the graph make loss and gradients in the "
-                       "closure, and call its step() yourself");
+  HALFSTEP_CHECK_USAGE(
+      dynamic_cast<torch::optim::LBFGS*>(&optimizer) == nullptr, "Graph::add_optimizer",
+      "an optimizer must step without a closure, but got an LBFGS, which evaluates "
+      "the loss several times a step; let the graph make loss and gradients in the "
+      "closure, and call its step() yourself");
   for (const auto& stepped : optimizers_)
     HALFSTEP_CHECK_USAGE(stepped.optimizer != &optimizer, "Graph::add_optimizer",
                          "each optimizer is added once, but this one is here already; add another");

@@ -62,8 +62,8 @@ std::string places_text(const Program& program, const std::vector<Instruction::P
 }  // namespace
 
 Geometry Geometry::of(const at::Tensor& tensor) {
-  return {tensor.sizes().vec(),  tensor.strides().vec(), tensor.storage_offset(),
-          tensor.scalar_type(), tensor.device(),         tensor.is_conj(),
+  return {tensor.sizes().vec(), tensor.strides().vec(), tensor.storage_offset(),
+          tensor.scalar_type(), tensor.device(),        tensor.is_conj(),
           tensor.is_neg()};
 }
 

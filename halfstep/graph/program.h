@@ -21,7 +21,8 @@ enum class ValueKind {
   computed,  ///< a result of an instruction
 };
 
-/// How the elements of a tensor lie: sizes and strides, where in its memory it begins, and what lies there.
+/// How the elements of a tensor lie: sizes and strides, where in its memory it begins, and what
+/// lies there.
 struct Geometry {
   std::vector<int64_t> sizes, strides;
   int64_t offset = 0;

@@ -101,8 +101,8 @@ void Recorder::call_in_place_view(const c10::OperatorHandle& op, c10::DispatchKe
     const auto count = op.schema().arguments().size();
     const c10::ArrayRef<c10::IValue> arguments(stack->data() + (stack->size() - count), count);
     if (const auto reason = why_not_recorded(op, arguments))
-      fail("a step that is replayed must not depend on values, but " +
-           op_name(op.operator_name()) + place_of_call() + " " + *reason);
+      fail("a step that is replayed must not depend on values, but " + op_name(op.operator_name()) +
+           place_of_call() + " " + *reason);
     const auto& self = arguments[0].toTensor();
     auto id = table_.find(self);
     if (!id) {

@@ -88,8 +88,7 @@ void Replay::prepare() {
       if (!stays(place.value))
         values_[size_t(place.value)] =
             at::empty_strided(value.geometry.sizes, value.geometry.strides, value.geometry.dtype);
-      if (value.tensor.defined())
-        roots_.push_back({place.value, storage_of(place.value)});
+      if (value.tensor.defined()) roots_.push_back({place.value, storage_of(place.value)});
     }
     make(instruction);
   }

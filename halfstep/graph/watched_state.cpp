@@ -34,7 +34,8 @@ WatchedState::WatchedState(const Program& program, const torch::nn::Module& root
   }
   std::unordered_map<const c10::StorageImpl*, size_t> first;
   for (size_t i = 0; i < tensors_.size(); ++i)
-    tensors_[i].first_in_memory = first.try_emplace(storage_of(tensors_[i].tensor), i).first->second;
+    tensors_[i].first_in_memory =
+        first.try_emplace(storage_of(tensors_[i].tensor), i).first->second;
   for (const auto& weight : weights) {
     const auto copy = shadow_of(weight);
     const bool is_read = copy.defined() &&

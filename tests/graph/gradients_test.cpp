@@ -67,9 +67,8 @@ TEST_P(GraphGradients, OnlyWhatIsWrittenGetsANewVersion) {
   auto net = mlp();
   net->second->bias.requires_grad_(false);
   Adam adam(net->parameters(), AdamOptions(1e-2));
-  Step train(net, training(net)), test(net, [net = net](const Tensor& x) mutable {
-    return net->forward(x);
-  });
+  Step train(net, training(net)),
+      test(net, [net = net](const Tensor&x) mutable { return net->forward(x); });
   train.add_optimizer(adam);
   for (int i = 0; i < 5; ++i) {
     const auto weight = net->first->weight._version(), frozen = net->second->bias._version();
@@ -126,6 +125,30 @@ TEST(GraphErrors, AReplayThatThrowsLeavesGradientsAndTheGraphUsable) {
     table->zero_grad();
     EXPECT_TRUE(same_bits({expected.detach(), gradient}, {step(indices(i)), table->weight.grad()}));
   }
+}
+
+TEST(GraphErrors, APartThatThrowsTakesTheEarlierOnesBack) {
+  torch::nn::Embedding table(5, 3);
+  Step step(table, [&](const Tensor& x) {
+    const auto loss = table->forward(x).square().sum();
+    loss.backward();
+    return loss;
+  });
+  step.config().set_gradient_accumulation_steps(2);
+  const auto good = torch::tensor({0, 1, 2, 3}, torch::kLong);
+  const auto bad = torch::tensor({0, 1, 2, 5}, torch::kLong);
+  for (int i = 0; i < 4; ++i) {
+    table->zero_grad();
+    EXPECT_THROW(step(bad), std::exception) << i;
+    EXPECT_FALSE(table->weight.grad().defined()) << i;
+    step(good);
+    const auto gradient = table->weight.grad(), copy = gradient.clone();
+    EXPECT_THROW(step(bad), std::exception) << i;
+    EXPECT_TRUE(table->weight.grad().is_same(gradient)) << i;
+    EXPECT_TRUE(same_bits({copy}, {gradient})) << i;
+    for (int k = 0; k < 2; ++k) step(good);
+  }
+  EXPECT_GT(step.replayed_steps(), 3);
 }
 
 TEST(GraphErrors, AnOptimizerThatCallsBackIsAnError) {

@@ -23,9 +23,9 @@ struct PassStep : Graph<std::vector<Tensor>(Tensor)> {
   Function function;
 };
 
-constexpr const char* kPasses[] = {
-    "reuse_views",    "reuse_results",   "drop_inverse_casts", "remove_dead_calls",
-    "choose_kernels", "fuse_batch_norm", "fuse_elementwise",   "place_results"};
+constexpr const char* kPasses[] = {"reuse_views",       "reuse_results",  "drop_inverse_casts",
+                                   "remove_dead_calls", "choose_kernels", "fuse_batch_norm",
+                                   "fuse_elementwise",  "place_results"};
 
 int64_t calls_in(const std::string& program) {
   std::istringstream lines(program);
@@ -181,16 +181,16 @@ TEST(GraphPasses, ACastBackStaysWhereItIsWrittenOrHandedOut) {
                        }),
             0);
   // Other strides.
-  EXPECT_EQ(taken_away("drop_inverse_casts",
-                       [](const Tensor& x) -> std::vector<Tensor> {
-                         const auto low = x.to(torch::kBFloat16).exp().t();
-                         return {low.to(torch::kFloat)
-                                     .to(torch::kBFloat16, false, false,
-                                         torch::MemoryFormat::Contiguous)
-                                     .view({-1})
-                                     .sin()};
-                       }),
-            0);
+  EXPECT_EQ(
+      taken_away("drop_inverse_casts",
+                 [](const Tensor& x) -> std::vector<Tensor> {
+                   const auto low = x.to(torch::kBFloat16).exp().t();
+                   return {low.to(torch::kFloat)
+                               .to(torch::kBFloat16, false, false, torch::MemoryFormat::Contiguous)
+                               .view({-1})
+                               .sin()};
+                 }),
+      0);
 }
 
 TEST(GraphPasses, DeadCallsGo) {

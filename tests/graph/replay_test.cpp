@@ -163,9 +163,8 @@ class GraphReplay : public halfstep::testing::DeviceTest {
 };
 
 TEST_P(GraphReplay, MlpHasTheBitsOfEager) {
-  for (const auto kind :
-       {Kind::adam, Kind::adam_clipped, Kind::adam_shadows, Kind::torch_sgd, Kind::torch_adam,
-        Kind::torch_adamw, Kind::torch_adagrad}) {
+  for (const auto kind : {Kind::adam, Kind::adam_clipped, Kind::adam_shadows, Kind::torch_sgd,
+                          Kind::torch_adam, Kind::torch_adamw, Kind::torch_adagrad}) {
     for (const bool amp : {false, true}) {
       SCOPED_TRACE(c10::str("optimizer ", int(kind), " amp ", amp));
       expect_same<Mlp>(kind, amp, Batches({8, 12}, device()));

@@ -70,7 +70,8 @@ class Placing {
     });
   }
 
-  /// Numbers that depend on nothing: ones_like, arange. Of ops that are not LibTorch's nobody knows.
+  /// Numbers that depend on nothing: ones_like, arange. Of ops that are not LibTorch's nobody
+  /// knows.
   bool is_same_each_time(const Instruction& call) const {
     return call.op.schema().name().starts_with("aten::") &&
            std::all_of(call.operands.begin(), call.operands.end(),
@@ -121,7 +122,7 @@ class Placing {
   const MemoryCalls calls_;
   const std::vector<bool> shared_;
   std::vector<bool> unsteady_;  // memories of which a value is made by several calls
-  std::vector<bool> steady_;         // values that are the same tensor in each run
+  std::vector<bool> steady_;    // values that are the same tensor in each run
 };
 
 }  // namespace

@@ -14,10 +14,9 @@ int64_t remove_dead_calls(Program& program) {
   }
   std::vector<Instruction> kept;  // last to first
   for (auto it = program.code.rbegin(); it != program.code.rend(); ++it) {
-    const bool needed =
-        !is_pure(*it) || it->results.empty() ||
-        std::any_of(it->results.begin(), it->results.end(),
-                                     [&](const auto& place) { return used[size_t(place.value)]; });
+    const bool needed = !is_pure(*it) || it->results.empty() ||
+                        std::any_of(it->results.begin(), it->results.end(),
+                                    [&](const auto& place) { return used[size_t(place.value)]; });
     if (!needed) continue;
     for (const auto& operand : it->operands) used[size_t(operand.value)] = true;
     kept.push_back(std::move(*it));

@@ -333,7 +333,8 @@ TEST_F(TrainerTest, HooksAreToldOfTheExceptionThatEndsARun) {
   for (int i = 0; i < 2; ++i) run.register_hook(std::make_unique<Tells>(told));
   EXPECT_ERROR(run.train(), UsageError, "[hook] the third step");
   EXPECT_EQ(told, std::vector<std::string>(2, "3 [hook] the third step"));
-  const auto last = testing::lines_of(run.work_dir().log_file()).back();
+  const auto log = read_file(run.work_dir().log_file());
+  const auto last = nlohmann::json::parse(log.substr(log.rfind('\n', log.size() - 2) + 1));
   EXPECT_EQ(last["event"], "error");
   EXPECT_EQ(last["step"], 3);
   EXPECT_EQ(last["error"], "[hook] the third step");
