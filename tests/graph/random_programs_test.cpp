@@ -73,6 +73,8 @@ class RandomProgram {
     auto a = run.values[i];
     const auto b = run.any();
     const bool writes = run.own[i] && !a.requires_grad();
+    // With a gradient, eager code would leak a cycle of autograd's in some programs.
+    const auto value = b.detach().to(a.scalar_type());
     bool is_view = false;
     Tensor made;
     switch (run.below(24)) {
@@ -135,10 +137,10 @@ class RandomProgram {
         break;
       }
       case 18:
-        writes ? void(a.add_(b.to(a.scalar_type()))) : void(made = a + 1);
+        writes ? void(a.add_(value)) : void(made = a + 1);
         break;
       case 19:
-        writes ? void(a.mul_(b.to(a.scalar_type()))) : void(made = a * 2);
+        writes ? void(a.mul_(value)) : void(made = a * 2);
         break;
       case 20:
         writes ? void(a.relu_()) : void(made = a.neg());
