@@ -36,14 +36,6 @@ class GraphBeside : public halfstep::testing::StepTest {
       copy->parameters()[i].copy_(net->parameters()[i]);
     return copy;
   }
-  static Tensor loss_of(Mlp net, const Tensor& x) {
-    const auto loss = net->forward(x).square().mean();
-    loss.backward();
-    return loss;
-  }
-  static Step::Function training(const Mlp& net) {
-    return [net](const Tensor& x) { return loss_of(net, x); };
-  }
   static void swap_data(Mlp& a, Mlp& b) {
     for (size_t i = 0; i < a->parameters().size(); ++i) {
       auto of_a = a->parameters()[i], of_b = b->parameters()[i];

@@ -38,6 +38,15 @@ class StepTest : public DeviceTest {
     net->to(device());
     return net;
   }
+  /// A loss of `net` and its gradients.
+  static torch::Tensor loss_of(Mlp net, const torch::Tensor& x) {
+    const auto loss = net->forward(x).square().mean();
+    loss.backward();
+    return loss;
+  }
+  static Step::Function training(const Mlp& net) {
+    return [net](const torch::Tensor& x) { return loss_of(net, x); };
+  }
   /// Calls `step` until it replays.
   void warm_up(Step& step, const torch::Tensor& x) const {
     for (int i = 0; i < 3; ++i) step(x);
