@@ -48,6 +48,7 @@ void SavedState::restore() {
 
 std::vector<at::Tensor> copies_of(const std::vector<at::Tensor>& tensors) {
   std::vector<at::Tensor> copies;
+  copies.reserve(tensors.size());
   for (const auto& tensor : tensors) copies.push_back(strided_copy(tensor));
   return copies;
 }

@@ -12,16 +12,20 @@ int64_t remove_dead_calls(Program& program) {
       if (id) used[size_t(*id)] = true;
     }
   }
-  std::vector<Instruction> kept;  // last to first
-  for (auto it = program.code.rbegin(); it != program.code.rend(); ++it) {
-    const bool needed = !is_pure(*it) || it->results.empty() ||
-                        std::any_of(it->results.begin(), it->results.end(),
-                                    [&](const auto& place) { return used[size_t(place.value)]; });
-    if (!needed) continue;
-    for (const auto& operand : it->operands) used[size_t(operand.value)] = true;
-    kept.push_back(std::move(*it));
+  std::vector<bool> needed(program.code.size());
+  for (size_t i = program.code.size(); i-- > 0;) {
+    const auto& instruction = program.code[i];
+    needed[i] = !is_pure(instruction) || instruction.results.empty() ||
+                std::any_of(instruction.results.begin(), instruction.results.end(),
+                            [&](const auto& place) { return used[size_t(place.value)]; });
+    if (!needed[i]) continue;
+    for (const auto& operand : instruction.operands) used[size_t(operand.value)] = true;
   }
-  std::reverse(kept.begin(), kept.end());
+  std::vector<Instruction> kept;
+  kept.reserve(program.code.size());
+  for (size_t i = 0; i < program.code.size(); ++i) {
+    if (needed[i]) kept.push_back(std::move(program.code[i]));
+  }
   const auto count = int64_t(program.code.size() - kept.size());
   program.code = std::move(kept);
   return count;
