@@ -1,6 +1,7 @@
 #include "halfstep/graph/compare_programs.h"
 
 #include "halfstep/autocast/op_names.h"
+#include "halfstep/graph/call_place.h"
 
 #include <bit>
 #include <cstdint>
@@ -45,22 +46,25 @@ bool same_call(const Instruction& first, const Instruction& second) {
   return true;
 }
 
-std::optional<std::string> difference(const Program& first, const Program& second) {
+std::optional<std::string> difference(const torch::nn::Module& root, const Program& first,
+                                      const Program& second) {
   const auto count = std::min(first.code.size(), second.code.size());
   for (size_t i = 0; i < count; ++i) {
     const auto& a = first.code[i];
     const auto& b = second.code[i];
+    const auto place = [&] { return place_in_program(root, first, i); };
     if (a.op.operator_name() != b.op.operator_name())
-      return "call " + std::to_string(i) + " was " + name(a) + " once and " + name(b) +
+      return "call " + std::to_string(i) + place() + " was " + name(a) + " once and " + name(b) +
              " the next time";
     const auto& schema = a.op.schema().arguments();
     for (size_t j = 0; j < a.arguments.size(); ++j) {
       if (!same(a.arguments[j], b.arguments[j]))
-        return c10::str("argument ", schema[j].name(), " of ", name(a), " (call ", i, ") was ",
-                        a.arguments[j], " once and ", b.arguments[j], " the next time");
+        return c10::str("argument ", schema[j].name(), " of ", name(a), place(), " (call ", i,
+                        ") was ", a.arguments[j], " once and ", b.arguments[j], " the next time");
     }
     if (a.operands != b.operands || a.results != b.results || a.rehearsed != b.rehearsed)
-      return name(a) + " (call " + std::to_string(i) + ") had other operands the next time";
+      return name(a) + place() + " (call " + std::to_string(i) +
+             ") had other operands the next time";
   }
   if (first.code.size() != second.code.size())
     return c10::str("it made ", first.code.size(), " calls once and ", second.code.size(),

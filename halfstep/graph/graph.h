@@ -75,7 +75,7 @@ class Graph<Outputs(Inputs...)> : public GraphBase {
     (detail::append_tensors(inputs, flat), ...);
     (detail::append_structure(inputs, structure), ...);
     const auto run = [&](const std::vector<at::Tensor>& tensors) {
-      size_t next = 0;
+      [[maybe_unused]] size_t next = 0;  // where there are inputs
       // Braces: first to last.
       const std::tuple<Inputs...> nested{detail::with_tensors(inputs, tensors, next)...};
       const auto made = std::apply([this](const auto&... each) { return build(each...); }, nested);

@@ -1,7 +1,7 @@
 #include "halfstep/graph/graph_base.h"
 
 #include "halfstep/core/error.h"
-#include "halfstep/graph/strided_copy.h"
+#include "halfstep/graph/gradients_before.h"
 
 #include <algorithm>
 #include <utility>
@@ -11,8 +11,6 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <torch/optim/lbfgs.h>
-#include <torch/serialize/input-archive.h>
-#include <torch/serialize/output-archive.h>
 
 namespace halfstep {
 
@@ -60,38 +58,12 @@ void GraphBase::add_tensor(std::string name, const at::Tensor& tensor) {
   tensors_.emplace_back(std::move(name), tensor);
 }
 
-void GraphBase::debug(int level, std::ostream& out) {
-  HALFSTEP_CHECK_USAGE(level >= -1 && level <= 3, "Graph::debug",
-                       "the level must be from -1 to 3, but got ", level,
-                       "; use 1 for the recorded program");
-  debug_level_ = level;
-  debug_out_ = &out;
-}
-
-std::string GraphBase::program() const {
-  if (recordings_.empty()) return "";
-  const auto& last = *recordings_.back();
-  if (last.replay) return last.replay->program().to_string();
-  return last.first ? last.first->to_string() : "";
-}
-
-PrecisionPlan GraphBase::precision_plan() const {
-  const bool has_one = !recordings_.empty() && recordings_.back()->plan;
-  return has_one ? *recordings_.back()->plan : PrecisionPlan();
-}
-
 void GraphBase::forget_recordings() {
   HALFSTEP_CHECK_USAGE(!in_use_, "Graph",
                        "a graph must not be changed while it runs, but build or another thread "
                        "called forget_recordings(), add_tensor(), add_optimizer() or "
                        "set_grad_scaler(); call it before the graph");
   recordings_.clear();
-}
-
-void GraphBase::tell(const std::string& reason) {
-  if (!last_reason_.empty()) return;  // why there is no recording has been said
-  last_reason_ = reason;
-  if (debug_level_ >= 0) *debug_out_ << "[Graph] records a step: " << reason << '\n';
 }
 
 namespace {
@@ -108,28 +80,6 @@ at::Tensor part_of(const at::Tensor& input, int64_t part, int64_t parts) {
   const auto size = input.size(0) / parts;
   return input.narrow(0, part * size, size);
 }
-
-/// Gradients as they were before a call of several parts, of which a later one may throw.
-class GradientsBefore {
- public:
-  explicit GradientsBefore(Tensors parameters) : parameters_(std::move(parameters)) {
-    for (const auto& parameter : parameters_) {
-      gradients_.push_back(parameter.grad());
-      copies_.push_back(parameter.grad().defined() ? detail::strided_copy(parameter.grad())
-                                                   : at::Tensor());
-    }
-  }
-  void restore() {
-    const c10::NoGradGuard no_grad;
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      if (gradients_[i].defined()) gradients_[i].copy_(copies_[i]);
-      parameters_[i].mutable_grad() = gradients_[i];
-    }
-  }
-
- private:
-  Tensors parameters_, gradients_, copies_;
-};
 
 at::Tensor put_together(const Tensors& parts) {
   if (!parts.front().defined()) return {};
@@ -156,7 +106,7 @@ GraphBase::Tensors GraphBase::call(const Tensors& inputs, const std::vector<size
   why_not_captured_.clear();
   const auto parts = config_.gradient_accumulation_steps();
   std::vector<Tensors> outputs;  // of each part
-  std::optional<GradientsBefore> before;
+  std::optional<detail::GradientsBefore> before;
   if (parts > 1) before.emplace(trained_parameters());
   try {
     for (int64_t part = 0; part < parts; ++part) {
@@ -280,42 +230,6 @@ c10::Device GraphBase::device_of(const Tensors& inputs) const {
     if (input.defined()) return input.device();
   }
   return c10::kCPU;
-}
-
-void GraphBase::save(torch::serialize::OutputArchive& archive) const {
-  torch::nn::Module::save(archive);
-  for (size_t i = 0; i < optimizers_.size(); ++i) {
-    const auto& [optimizer, scheduler] = optimizers_[i];
-    torch::serialize::OutputArchive state(archive.compilation_unit());
-    optimizer->save(state);
-    archive.write("optimizer" + std::to_string(i), state);
-    if (scheduler == nullptr) continue;
-    torch::serialize::OutputArchive schedule(archive.compilation_unit());
-    scheduler->save(schedule);
-    archive.write("scheduler" + std::to_string(i), schedule);
-  }
-  if (scaler_ == nullptr) return;
-  torch::serialize::OutputArchive scale(archive.compilation_unit());
-  scaler_->save(scale);
-  archive.write("grad_scaler", scale);
-}
-
-void GraphBase::load(torch::serialize::InputArchive& archive) {
-  torch::nn::Module::load(archive);
-  for (size_t i = 0; i < optimizers_.size(); ++i) {
-    const auto& [optimizer, scheduler] = optimizers_[i];
-    torch::serialize::InputArchive state;
-    archive.read("optimizer" + std::to_string(i), state);
-    optimizer->load(state);
-    if (scheduler == nullptr) continue;
-    torch::serialize::InputArchive schedule;
-    archive.read("scheduler" + std::to_string(i), schedule);
-    scheduler->load(schedule);
-  }
-  if (scaler_ == nullptr) return;
-  torch::serialize::InputArchive scale;
-  archive.read("grad_scaler", scale);
-  scaler_->load(scale);
 }
 
 }  // namespace halfstep

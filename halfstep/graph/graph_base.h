@@ -140,4 +140,8 @@ class GraphBase : public torch::nn::Module {
   std::atomic<bool> in_use_ = false;
 };
 
+/// The modules of a graph, how often it recorded and replayed, and its program() as text. Does not
+/// sync. (As OneFlow's print of a graph.)
+std::ostream& operator<<(std::ostream& out, const GraphBase& graph);
+
 }  // namespace halfstep

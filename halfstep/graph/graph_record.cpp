@@ -49,10 +49,14 @@ Recording& GraphBase::recording_for(const Tensors& inputs, const std::vector<siz
     }
     return recording;
   }
-  tell(recordings_.empty() ? "there is no recording yet"
-                           : "inputs of a new shape, dtype or nesting");
-  if (int64_t(recordings_.size()) >= config_.max_recordings())
+  auto reason = recordings_.empty() ? "there is no recording yet"
+                                    : key.difference_from(recordings_.back()->key);
+  if (int64_t(recordings_.size()) >= config_.max_recordings()) {
     recordings_.erase(recordings_.begin());
+    reason += c10::str("; the recording used longest ago was dropped (max_recordings is ",
+                       config_.max_recordings(), ")");
+  }
+  tell(reason);
   recordings_.push_back(std::make_unique<Recording>());
   recordings_.back()->key = std::move(key);
   return *recordings_.back();
@@ -143,7 +147,7 @@ Tensors GraphBase::record(Recording& recording, const Tensors& inputs, const Bui
   for (const auto& [name, tensor] : known) storages.insert(storage_of(tensor));
   const detail::OwnInputs own(inputs,
                               [&](const c10::StorageImpl* s) { return storages.count(s) != 0; });
-  const auto recorder = std::make_shared<detail::Recorder>();
+  const auto recorder = std::make_shared<detail::Recorder>(*this);
   Tensors passed;
   size_t next = 0;
   for (size_t i = 0; i < inputs.size(); ++i) {
@@ -175,8 +179,8 @@ Tensors GraphBase::record(Recording& recording, const Tensors& inputs, const Bui
   program.gradients = std::move(gradient_ids);
   own.check_writes(program);
   ++recording.recorded;
-  const auto differs =
-      recording.first ? difference(*recording.first, program) : std::optional<std::string>("");
+  const auto differs = recording.first ? difference(*this, *recording.first, program)
+                                       : std::optional<std::string>("");
   HALFSTEP_CHECK_USAGE(!differs || recording.recorded < Recording::kMostRecorded, "Graph",
                        "build must do the same in each call, but ", *differs,
                        "; keep what changes in a tensor that build reads (an input, a buffer, "

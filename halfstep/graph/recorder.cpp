@@ -1,9 +1,9 @@
 #include "halfstep/graph/recorder.h"
 
-#include "halfstep/autocast/module_scope.h"
 #include "halfstep/autocast/op_names.h"
 #include "halfstep/autocast/rehearsal_kernels.h"
 #include "halfstep/core/error.h"
+#include "halfstep/graph/call_place.h"
 #include "halfstep/graph/op_traits.h"
 
 #include <utility>
@@ -51,12 +51,6 @@ void visit_value(const c10::IValue& value, const Visit& visit) {
   }
 }
 
-std::string place_of_call() {
-  const auto* scope = ModuleScopeState::current();
-  if (scope == nullptr) return "";
-  return scope->path.empty() ? " inside a ModuleScope" : " in module \"" + scope->path + "\"";
-}
-
 c10::OperatorHandle as_strided() {
   static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("aten::as_strided", "");
   return op;
@@ -98,11 +92,7 @@ void Recorder::call_in_place_view(const c10::OperatorHandle& op, c10::DispatchKe
                                   torch::jit::Stack* stack) {
   const auto before = [&] {
     const std::lock_guard lock(mutex_);
-    const auto count = op.schema().arguments().size();
-    const c10::ArrayRef<c10::IValue> arguments(stack->data() + (stack->size() - count), count);
-    if (const auto reason = why_not_recorded(op, arguments))
-      fail("a step that is replayed must not depend on values, but " + op_name(op.operator_name()) +
-           place_of_call() + " " + *reason);
+    const auto arguments = checked_arguments(op, *stack);
     const auto& self = arguments[0].toTensor();
     auto id = table_.find(self);
     if (!id) {
@@ -110,7 +100,7 @@ void Recorder::call_in_place_view(const c10::OperatorHandle& op, c10::DispatchKe
     }
     if (!id || program_.value(*id).kind != ValueKind::computed)
       fail("a recorded step may change the shape of what it computed, but " +
-           op_name(op.operator_name()) + place_of_call() +
+           call_text(op, arguments) +
            " changes that of another tensor; use the op that makes a view (without _)");
     return *id;
   }();
@@ -120,18 +110,32 @@ void Recorder::call_in_place_view(const c10::OperatorHandle& op, c10::DispatchKe
   if (Geometry::of(tensor) != program_.value(before).geometry) add_alias(tensor, before);
 }
 
-Instruction Recorder::begin(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
-                            const torch::jit::Stack& stack) {
-  const std::lock_guard lock(mutex_);
+c10::ArrayRef<c10::IValue> Recorder::checked_arguments(const c10::OperatorHandle& op,
+                                                       const torch::jit::Stack& stack) {
   const auto count = op.schema().arguments().size();
   const c10::ArrayRef<c10::IValue> arguments(stack.data() + (stack.size() - count), count);
   if (const auto reason = why_not_recorded(op, arguments))
-    fail("a step that is replayed must not depend on values, but " + op_name(op.operator_name()) +
-         place_of_call() + " " + *reason);
+    fail("a step that is replayed must not depend on values, but " + call_text(op, arguments) +
+         " " + *reason);
+  return arguments;
+}
+
+std::string Recorder::call_text(const c10::OperatorHandle& op,
+                                c10::ArrayRef<c10::IValue> arguments) const {
+  std::vector<at::Tensor> operands;
+  for (const auto& argument : arguments)
+    visit_value(argument, [&](int32_t, const at::Tensor& tensor) { operands.push_back(tensor); });
+  return op_name(op.operator_name()) + place_of_call(root_, program_, operands);
+}
+
+Instruction Recorder::begin(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                            const torch::jit::Stack& stack) {
+  const std::lock_guard lock(mutex_);
+  const auto arguments = checked_arguments(op, stack);
   Instruction instruction{op, keys};
   instruction.backward = torch::autograd::get_current_graph_task_id() >= 0;
   instruction.rehearsed = rehearses_here();
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < arguments.size(); ++i) {
     visit_value(arguments[i], [&](int32_t element, const at::Tensor& tensor) {
       add_operand(instruction, i, element, tensor, arguments);
     });
@@ -149,8 +153,7 @@ void Recorder::add_operand(Instruction& instruction, size_t argument, int32_t el
   const auto use = argument_use(op, argument, arguments);
   const auto says = [&] {
     return "operand " + op.schema().arguments()[argument].name() + " of " +
-           op_name(op.operator_name()) + place_of_call() + ", " + Geometry::of(tensor).to_string() +
-           ",";
+           call_text(op, arguments) + ", " + Geometry::of(tensor).to_string() + ",";
   };
   if (!tensor.has_storage())
     fail("a recorded step computes with dense tensors, but " + says() +

@@ -10,13 +10,18 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
+namespace torch::nn {
+class Module;
+}
+
 namespace halfstep::detail {
 
 /// Writes down the op calls of a step while they run, below autograd: forward, backward and what
 /// hooks do there. Travels with the thread state to autograd's threads.
 class Recorder final : public c10::DebugInfoBase {
  public:
-  Recorder() : table_(program_) {}
+  /// `root`: whose modules messages name. It must outlive the recorder.
+  explicit Recorder(const torch::nn::Module& root) : root_(root), table_(program_) {}
 
   /// The recorder of the calling thread, or null.
   static Recorder* current();
@@ -38,6 +43,10 @@ class Recorder final : public c10::DebugInfoBase {
   Program take_program() { return std::move(program_); }
 
  private:
+  /// Throws UsageError for a call that can't be replayed.
+  c10::ArrayRef<c10::IValue> checked_arguments(const c10::OperatorHandle& op,
+                                               const torch::jit::Stack& stack);
+  std::string call_text(const c10::OperatorHandle& op, c10::ArrayRef<c10::IValue> arguments) const;
   Instruction begin(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
                     const torch::jit::Stack& stack);
   void end(Instruction instruction, const torch::jit::Stack& stack);
@@ -50,6 +59,7 @@ class Recorder final : public c10::DebugInfoBase {
   ValueId add_alias(const at::Tensor& tensor, ValueId of);
   [[noreturn]] void fail(const std::string& message);
 
+  const torch::nn::Module& root_;
   Program program_;
   ValueTable table_;
   std::string error_;

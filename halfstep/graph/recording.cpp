@@ -1,6 +1,7 @@
 #include "halfstep/graph/recording.h"
 
 #include "halfstep/autocast/half_rehearsal.h"
+#include "halfstep/core/dtype.h"
 
 #include <utility>
 
@@ -8,6 +9,17 @@
 #include <c10/core/GradMode.h>
 
 namespace halfstep::detail {
+
+namespace {
+
+const Geometry kUndefined{.sizes = {}, .strides = {}, .dtype = c10::ScalarType::Undefined};
+
+std::string input_text(const Geometry& input) {
+  if (input == kUndefined) return "undefined";
+  return input.to_string() + (input.device.is_cpu() ? "" : " on " + input.device.str());
+}
+
+}  // namespace
 
 RecordingKey RecordingKey::of(const std::vector<at::Tensor>& inputs,
                               std::vector<size_t> structure) {
@@ -18,11 +30,30 @@ RecordingKey RecordingKey::of(const std::vector<at::Tensor>& inputs,
                    c10::get_default_dtype_as_scalartype()};
   key.inputs.reserve(inputs.size());
   for (const auto& input : inputs) {
-    key.inputs.push_back(input.defined() ? Geometry::of(input) : Geometry());
+    key.inputs.push_back(input.defined() ? Geometry::of(input) : kUndefined);
     key.inputs.back().offset = 0;
     key.structure.push_back(input.defined() && input.requires_grad() ? 1 : 0);
   }
   return key;
+}
+
+std::string RecordingKey::difference_from(const RecordingKey& last) const {
+  if (gradients != last.gradients)
+    return gradients ? "gradients are recorded again" : "gradients are not recorded (NoGradGuard)";
+  if (rehearsal != last.rehearsal)
+    return rehearsal ? "float16 is rehearsed" : "float16 is rehearsed no more";
+  if (default_dtype != last.default_dtype)
+    return std::string("the default dtype became ") + dtype_name(default_dtype);
+  if (inputs.size() != last.inputs.size())
+    return c10::str("there are ", inputs.size(), " input tensors, not ", last.inputs.size());
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const auto &now = inputs[i], &then = last.inputs[i];
+    if (now == then) continue;
+    if (now.sizes == then.sizes && now.dtype == then.dtype && now.device == then.device)
+      return c10::str("input ", i, " lies otherwise in its memory (strides)");
+    return "input " + std::to_string(i) + " is " + input_text(now) + ", not " + input_text(then);
+  }
+  return "inputs are nested otherwise";
 }
 
 }  // namespace halfstep::detail

@@ -8,6 +8,7 @@
 #include <any>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace halfstep::detail {
@@ -21,6 +22,8 @@ struct RecordingKey {
   c10::ScalarType default_dtype = c10::kFloat;
 
   static RecordingKey of(const std::vector<at::Tensor>& inputs, std::vector<size_t> structure);
+  /// What is not as in `last`, which differs, as a clause.
+  std::string difference_from(const RecordingKey& last) const;
   bool operator==(const RecordingKey&) const = default;
 };
 

@@ -23,8 +23,8 @@ struct PassStep : Graph<std::vector<Tensor>(Tensor)> {
   Function function;
 };
 
-constexpr const char* kPasses[] = {"reuse_views",       "reuse_results",  "drop_inverse_casts",
-                                   "remove_dead_calls", "choose_kernels", "fuse_batch_norm",
+constexpr const char* kPasses[] = {"reuse_views",       "drop_inverse_casts", "reuse_results",
+                                   "remove_dead_calls", "choose_kernels",     "fuse_batch_norm",
                                    "fuse_elementwise",  "place_results"};
 
 int64_t calls_in(const std::string& program) {
@@ -212,6 +212,16 @@ TEST(GraphPasses, DeadWritesAndRandomCallsStay) {
             0);
 }
 
+TEST(GraphPasses, WhatIsTheSameWithoutTheCastsIsMadeOnce) {
+  const PassStep::Function function = [](const Tensor& x) -> std::vector<Tensor> {
+    const auto low = x.to(torch::kBFloat16).exp();
+    return {low.sin().mean(), low.to(torch::kFloat).to(torch::kBFloat16).sin().sum()};
+  };
+  PassStep step(function);
+  for (int i = 0; i < 3; ++i) step(torch::ones({2, 2}));
+  EXPECT_EQ(calls_in(step.program()), 5) << step.program();  // the cast, exp, sin, mean, sum
+}
+
 TEST(GraphPasses, AllTogetherAndTheirDumps) {
   PassStep step(
       [](const Tensor& x) -> std::vector<Tensor> { return {(x.detach().exp() + x.exp()).sum()}; });
@@ -225,7 +235,7 @@ TEST(GraphPasses, AllTogetherAndTheirDumps) {
     EXPECT_THAT(out.str(), ::testing::HasSubstr(part));
   EXPECT_ERROR(
       step.config().enable_pass("fuse"), UsageError,
-      "must be one of plan_memory, cuda_graph, reuse_views, reuse_results, drop_inverse_casts, "
+      "must be one of plan_memory, cuda_graph, reuse_views, drop_inverse_casts, reuse_results, "
       "remove_dead_calls, "
       "choose_kernels, fuse_batch_norm, fuse_elementwise, place_results, but got \"fuse\"");
 }

@@ -18,7 +18,8 @@ using Tensors = std::vector<torch::Tensor>;
 inline detail::Program recorded(
     const std::function<Tensors(const Tensors&)>& function, const Tensors& inputs,
     const std::vector<std::pair<std::string, torch::Tensor>>& used = {}) {
-  const auto recorder = std::make_shared<detail::Recorder>();
+  const torch::nn::Module no_modules;
+  const auto recorder = std::make_shared<detail::Recorder>(no_modules);
   for (size_t i = 0; i < inputs.size(); ++i)
     recorder->add_input(inputs[i], "input " + std::to_string(i));
   for (const auto& [name, tensor] : used) recorder->add_external(tensor, name);

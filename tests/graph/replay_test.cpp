@@ -60,7 +60,8 @@ enum class Kind {
   torch_sgd,
   torch_adam,
   torch_adamw,
-  torch_adagrad
+  torch_adagrad,
+  torch_rmsprop
 };
 
 template <class Net>
@@ -86,6 +87,8 @@ std::unique_ptr<torch::optim::Optimizer> make_optimizer(Kind kind, const Net& ne
       return std::make_unique<torch::optim::AdamW>(net->parameters(), 1e-2);
     case Kind::torch_adagrad:
       return std::make_unique<torch::optim::Adagrad>(net->parameters(), 1e-2);
+    case Kind::torch_rmsprop:
+      return std::make_unique<torch::optim::RMSprop>(net->parameters(), 1e-2);
   }
   return nullptr;
 }
@@ -163,8 +166,9 @@ class GraphReplay : public halfstep::testing::DeviceTest {
 };
 
 TEST_P(GraphReplay, MlpHasTheBitsOfEager) {
-  for (const auto kind : {Kind::adam, Kind::adam_clipped, Kind::adam_shadows, Kind::torch_sgd,
-                          Kind::torch_adam, Kind::torch_adamw, Kind::torch_adagrad}) {
+  for (const auto kind :
+       {Kind::adam, Kind::adam_clipped, Kind::adam_shadows, Kind::torch_sgd, Kind::torch_adam,
+        Kind::torch_adamw, Kind::torch_adagrad, Kind::torch_rmsprop}) {
     for (const bool amp : {false, true}) {
       SCOPED_TRACE(c10::str("optimizer ", int(kind), " amp ", amp));
       expect_same<Mlp>(kind, amp, Batches({8, 12}, device()));

@@ -5,8 +5,8 @@ namespace halfstep::detail {
 const std::vector<Pass>& passes() {
   static const std::vector<Pass> all = {
       {"reuse_views", reuse_views},
-      {"reuse_results", reuse_results},
       {"drop_inverse_casts", drop_inverse_casts},
+      {"reuse_results", reuse_results},
       {"remove_dead_calls", remove_dead_calls},
       {"choose_kernels", choose_kernels, "gave", "calls a kernel of halfstep's"},
       {"fuse_batch_norm", fuse_batch_norm, "made", "calls of batch norms and what is beside them"},
