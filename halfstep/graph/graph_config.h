@@ -65,10 +65,10 @@ class GraphConfig {
 
   /// Switches a pass over the recorded program on or off: "reuse_views", "reuse_results",
   /// "drop_inverse_casts", "remove_dead_calls", "choose_kernels", "fuse_batch_norm",
-  /// "fuse_elementwise", "place_results"; "plan_memory", which keeps the memory of a replay for the
-  /// next; and "cuda_graph", which launches a replay on a GPU as one CUDA graph. Results have the
-  /// same bits with any of them, but that a NaN may be another NaN. Default: on. Throws UsageError
-  /// for another name.
+  /// "fuse_elementwise", "write_in_place", "place_results"; "plan_memory", which keeps the memory
+  /// of a replay for the next; and "cuda_graph", which launches a replay on a GPU as one CUDA
+  /// graph. Results have the same bits with any of them, but that a NaN may be another NaN.
+  /// Default: on. Throws UsageError for another name.
   static constexpr const char* kPlanMemory = "plan_memory";
   static constexpr const char* kCudaGraph = "cuda_graph";
   GraphConfig& enable_pass(const std::string& name, bool enabled = true);

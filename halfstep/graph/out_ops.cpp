@@ -53,4 +53,13 @@ std::optional<c10::OperatorHandle> out_op_of(const c10::OperatorHandle& op) {
   return std::nullopt;
 }
 
+std::optional<Instruction::Placed> placed_call(const c10::OperatorHandle& op) {
+  static const auto clamp_min =
+      c10::Dispatcher::singleton().findSchemaOrThrow("aten::clamp_min", "out");
+  if (op.operator_name() == c10::OperatorName{"aten::relu", ""})
+    return Instruction::Placed{clamp_min, {c10::Scalar(0)}};
+  const auto out = out_op_of(op);
+  return out ? std::optional(Instruction::Placed{*out, {}}) : std::nullopt;
+}
+
 }  // namespace halfstep::detail

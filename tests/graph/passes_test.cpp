@@ -25,7 +25,7 @@ struct PassStep : Graph<std::vector<Tensor>(Tensor)> {
 
 constexpr const char* kPasses[] = {"reuse_views",       "drop_inverse_casts", "reuse_results",
                                    "remove_dead_calls", "choose_kernels",     "fuse_batch_norm",
-                                   "fuse_elementwise",  "place_results"};
+                                   "fuse_elementwise",  "write_in_place",     "place_results"};
 
 int64_t calls_in(const std::string& program) {
   std::istringstream lines(program);
@@ -237,7 +237,8 @@ TEST(GraphPasses, AllTogetherAndTheirDumps) {
       step.config().enable_pass("fuse"), UsageError,
       "must be one of plan_memory, cuda_graph, reuse_views, drop_inverse_casts, reuse_results, "
       "remove_dead_calls, "
-      "choose_kernels, fuse_batch_norm, fuse_elementwise, place_results, but got \"fuse\"");
+      "choose_kernels, fuse_batch_norm, fuse_elementwise, write_in_place, place_results, but got "
+      "\"fuse\"");
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ const std::vector<Pass>& passes() {
       {"choose_kernels", choose_kernels, "gave", "calls a kernel of halfstep's"},
       {"fuse_batch_norm", fuse_batch_norm, "made", "calls of batch norms and what is beside them"},
       {"fuse_elementwise", fuse_elementwise, "joined", "runs of element-wise calls"},
+      {"write_in_place", write_in_place, "wrote", "results over what nobody reads any more"},
       {"place_results", place_results, "found", "calls whose results stay where they are"}};
   return all;
 }

@@ -50,6 +50,10 @@ int64_t fuse_batch_norm(Program& program);
 /// through them block by block. Also a sum or product of two dtypes alone.
 int64_t fuse_elementwise(Program& program);
 
+/// On the CPU, results of more than 64 KiB of element-wise calls that have an op which writes into
+/// a tensor it is given: into an operand that lies as they do and that nobody looks at afterwards.
+int64_t write_in_place(Program& program);
+
 /// Where all is on the CPU: small results whose op has one that writes into a tensor it is given
 /// get one that stays; views of those and of what lives on, and numbers that depend on nothing, are
 /// made once. Last, for programs of such calls are no others' business.

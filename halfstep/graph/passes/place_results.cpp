@@ -9,14 +9,6 @@ namespace halfstep::detail {
 
 namespace {
 
-// A larger result takes longer to compute than its tensor to make, and in memory of its own it
-// would stand beside the plan for the others (ReplayMemory).
-constexpr int64_t kMostBytes = 1 << 16;
-
-bool is_small(const Geometry& geometry) {
-  return geometry.numel() * int64_t(c10::elementSize(geometry.dtype)) <= kMostBytes;
-}
-
 class Placing {
  public:
   explicit Placing(Program& program)
@@ -106,16 +98,6 @@ class Placing {
     if (!call.placed) return false;
     for (const auto& result : call.results) steady_[size_t(result.value)] = true;
     return true;
-  }
-
-  static std::optional<Instruction::Placed> placed_call(const c10::OperatorHandle& op) {
-    static const auto clamp_min =
-        c10::Dispatcher::singleton().findSchemaOrThrow("aten::clamp_min", "out");
-    // LibTorch's relu calls it, and has no such op of its own.
-    if (op.operator_name() == c10::OperatorName{"aten::relu", ""})
-      return Instruction::Placed{clamp_min, {c10::Scalar(0)}};
-    const auto out = out_op_of(op);
-    return out ? std::optional(Instruction::Placed{*out, {}}) : std::nullopt;
   }
 
   Program& program_;

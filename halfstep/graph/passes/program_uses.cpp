@@ -13,6 +13,11 @@ bool is_pure(const Instruction& instruction) {
          !makes_unwritten(instruction.op);
 }
 
+bool is_small(const Geometry& geometry) {
+  constexpr int64_t kMostBytes = 1 << 16;
+  return geometry.numel() * int64_t(c10::elementSize(geometry.dtype)) <= kMostBytes;
+}
+
 bool is_view(const Program& program, const Instruction& instruction) {
   if (instruction.operands.empty() || instruction.results.empty()) return false;
   return std::all_of(

@@ -10,6 +10,10 @@ namespace halfstep::detail {
 /// numbers, and its result does not come as it was found.
 bool is_pure(const Instruction& instruction);
 
+/// Up to 64 KiB. A larger result takes longer to compute than its tensor to make, and in memory of
+/// its own it would stand beside the plan for the others (ReplayMemory).
+bool is_small(const Geometry& geometry);
+
 /// Whether all results lie in the memory of the operands.
 bool is_view(const Program& program, const Instruction& instruction);
 
