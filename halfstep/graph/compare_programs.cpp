@@ -1,7 +1,6 @@
 #include "halfstep/graph/compare_programs.h"
 
 #include "halfstep/autocast/op_names.h"
-#include "halfstep/graph/call_place.h"
 
 #include <bit>
 #include <cstdint>
@@ -46,13 +45,13 @@ bool same_call(const Instruction& first, const Instruction& second) {
   return true;
 }
 
-std::optional<std::string> difference(const torch::nn::Module& root, const Program& first,
+std::optional<std::string> difference(const CallPlaces& places, const Program& first,
                                       const Program& second) {
   const auto count = std::min(first.code.size(), second.code.size());
   for (size_t i = 0; i < count; ++i) {
     const auto& a = first.code[i];
     const auto& b = second.code[i];
-    const auto place = [&] { return place_in_program(root, first, i); };
+    const auto place = [&] { return places.of(first, i); };
     if (a.op.operator_name() != b.op.operator_name())
       return "call " + std::to_string(i) + place() + " was " + name(a) + " once and " + name(b) +
              " the next time";

@@ -25,6 +25,15 @@ namespace {
 
 using Tensors = std::vector<at::Tensor>;
 
+/// Of the recording that has the most in common with `key`, the last used one of several.
+const detail::RecordingKey& nearest_key(const detail::RecordingKey& key,
+                                        const std::vector<std::unique_ptr<Recording>>& recordings) {
+  const auto nearest = std::min_element(
+      recordings.rbegin(), recordings.rend(),
+      [&](const auto& a, const auto& b) { return key.distance(a->key) < key.distance(b->key); });
+  return (*nearest)->key;
+}
+
 std::vector<int64_t> offsets_of(const Tensors& inputs) {
   std::vector<int64_t> offsets;
   for (const auto& input : inputs) offsets.push_back(input.defined() ? input.storage_offset() : 0);
@@ -50,7 +59,7 @@ Recording& GraphBase::recording_for(const Tensors& inputs, const std::vector<siz
     return recording;
   }
   auto reason = recordings_.empty() ? "there is no recording yet"
-                                    : key.difference_from(recordings_.back()->key);
+                                    : key.difference_from(nearest_key(key, recordings_));
   if (int64_t(recordings_.size()) >= config_.max_recordings()) {
     recordings_.erase(recordings_.begin());
     reason += c10::str("; the recording used longest ago was dropped (max_recordings is ",
@@ -179,7 +188,7 @@ Tensors GraphBase::record(Recording& recording, const Tensors& inputs, const Bui
   program.gradients = std::move(gradient_ids);
   own.check_writes(program);
   ++recording.recorded;
-  const auto differs = recording.first ? difference(*this, *recording.first, program)
+  const auto differs = recording.first ? difference(recorder->places(), *recording.first, program)
                                        : std::optional<std::string>("");
   HALFSTEP_CHECK_USAGE(!differs || recording.recorded < Recording::kMostRecorded, "Graph",
                        "build must do the same in each call, but ", *differs,

@@ -3,7 +3,6 @@
 #include "halfstep/autocast/op_names.h"
 #include "halfstep/autocast/rehearsal_kernels.h"
 #include "halfstep/core/error.h"
-#include "halfstep/graph/call_place.h"
 #include "halfstep/graph/op_traits.h"
 
 #include <utility>
@@ -125,7 +124,7 @@ std::string Recorder::call_text(const c10::OperatorHandle& op,
   std::vector<at::Tensor> operands;
   for (const auto& argument : arguments)
     visit_value(argument, [&](int32_t, const at::Tensor& tensor) { operands.push_back(tensor); });
-  return op_name(op.operator_name()) + place_of_call(root_, program_, operands);
+  return op_name(op.operator_name()) + places_.of_next(program_, operands);
 }
 
 Instruction Recorder::begin(const c10::OperatorHandle& op, c10::DispatchKeySet keys,

@@ -1,5 +1,6 @@
 #pragma once
 #include "halfstep/core/debug_info.h"
+#include "halfstep/graph/call_place.h"
 #include "halfstep/graph/program.h"
 #include "halfstep/graph/value_table.h"
 
@@ -10,18 +11,14 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
-namespace torch::nn {
-class Module;
-}
-
 namespace halfstep::detail {
 
 /// Writes down the op calls of a step while they run, below autograd: forward, backward and what
 /// hooks do there. Travels with the thread state to autograd's threads.
 class Recorder final : public c10::DebugInfoBase {
  public:
-  /// `root`: whose modules messages name. It must outlive the recorder.
-  explicit Recorder(const torch::nn::Module& root) : root_(root), table_(program_) {}
+  /// `root`: whose modules messages name.
+  explicit Recorder(const torch::nn::Module& root) : places_(root), table_(program_) {}
 
   /// The recorder of the calling thread, or null.
   static Recorder* current();
@@ -39,6 +36,8 @@ class Recorder final : public c10::DebugInfoBase {
 
   /// The first error of a call, which code under way may have caught; empty where there was none.
   const std::string& error() const { return error_; }
+
+  const CallPlaces& places() const { return places_; }
 
   Program take_program() { return std::move(program_); }
 
@@ -59,7 +58,7 @@ class Recorder final : public c10::DebugInfoBase {
   ValueId add_alias(const at::Tensor& tensor, ValueId of);
   [[noreturn]] void fail(const std::string& message);
 
-  const torch::nn::Module& root_;
+  CallPlaces places_;
   Program program_;
   ValueTable table_;
   std::string error_;

@@ -37,17 +37,26 @@ RecordingKey RecordingKey::of(const std::vector<at::Tensor>& inputs,
   return key;
 }
 
-std::string RecordingKey::difference_from(const RecordingKey& last) const {
-  if (gradients != last.gradients)
+size_t RecordingKey::distance(const RecordingKey& other) const {
+  size_t distance = (gradients != other.gradients ? 1 : 0) +
+                    (rehearsal != other.rehearsal ? 1 : 0) +
+                    (default_dtype != other.default_dtype ? 1 : 0);
+  if (inputs.size() != other.inputs.size()) return distance + inputs.size() + other.inputs.size();
+  for (size_t i = 0; i < inputs.size(); ++i) distance += inputs[i] == other.inputs[i] ? 0 : 1;
+  return distance + (structure == other.structure ? 0 : 1);
+}
+
+std::string RecordingKey::difference_from(const RecordingKey& other) const {
+  if (gradients != other.gradients)
     return gradients ? "gradients are recorded again" : "gradients are not recorded (NoGradGuard)";
-  if (rehearsal != last.rehearsal)
+  if (rehearsal != other.rehearsal)
     return rehearsal ? "float16 is rehearsed" : "float16 is rehearsed no more";
-  if (default_dtype != last.default_dtype)
+  if (default_dtype != other.default_dtype)
     return std::string("the default dtype became ") + dtype_name(default_dtype);
-  if (inputs.size() != last.inputs.size())
-    return c10::str("there are ", inputs.size(), " input tensors, not ", last.inputs.size());
+  if (inputs.size() != other.inputs.size())
+    return c10::str("there are ", inputs.size(), " input tensors, not ", other.inputs.size());
   for (size_t i = 0; i < inputs.size(); ++i) {
-    const auto &now = inputs[i], &then = last.inputs[i];
+    const auto &now = inputs[i], &then = other.inputs[i];
     if (now == then) continue;
     if (now.sizes == then.sizes && now.dtype == then.dtype && now.device == then.device)
       return c10::str("input ", i, " lies otherwise in its memory (strides)");

@@ -22,8 +22,10 @@ struct RecordingKey {
   c10::ScalarType default_dtype = c10::kFloat;
 
   static RecordingKey of(const std::vector<at::Tensor>& inputs, std::vector<size_t> structure);
-  /// What is not as in `last`, which differs, as a clause.
-  std::string difference_from(const RecordingKey& last) const;
+  /// In how much another one differs.
+  size_t distance(const RecordingKey& other) const;
+  /// The first thing in which another one differs, as a clause.
+  std::string difference_from(const RecordingKey& other) const;
   bool operator==(const RecordingKey&) const = default;
 };
 

@@ -87,6 +87,16 @@ TEST_P(GraphCallPlace, InTheGraphItselfInBackwardOrNowhere) {
   });
   EXPECT_ERROR(backward(random({8, 12})), UsageError, "_local_scalar_dense in backward() reads");
 
+  Step carried(net, [&](const Tensor& x) {
+    const halfstep::ModuleScope scope(*net->first);
+    auto hidden = net->first(x);
+    hidden.register_hook([](const Tensor& gradient) { return gradient * read(gradient); });
+    const auto loss = net->second(hidden).sum();
+    loss.backward();
+    return loss;
+  });
+  EXPECT_ERROR(carried(random({8, 12})), UsageError, "_local_scalar_dense in backward() reads");
+
   Step nowhere([](const Tensor& x) { return x * read(x); });
   EXPECT_ERROR(nowhere(random({3})), UsageError, "but _local_scalar_dense reads");
 }

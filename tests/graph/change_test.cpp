@@ -145,6 +145,13 @@ TEST_P(GraphChange, AReasonSaysWhatIsNew) {
     EXPECT_EQ(told(random({3, 4}).to(torch::kDouble).t()),
               "gradients are not recorded (NoGradGuard)");
   }
+  told(random({4, 3}));
+  {
+    // Not because of the gradients: such a recording is there.
+    const torch::NoGradGuard no_grad;
+    EXPECT_THAT(told(random({2, 4}).to(torch::kDouble).t()),
+                ::testing::StartsWith("input 0 is float64[4, 2]"));
+  }
 }
 
 TEST_P(GraphChange, AnotherTensorInTheModuleIsSeen) {

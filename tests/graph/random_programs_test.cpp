@@ -45,7 +45,8 @@ class RandomProgram {
     for (size_t i = 0; i < count; ++i) step(run, net);
     Tensors outputs;
     for (size_t i = 0; i < 2; ++i) outputs.push_back(run.any() + 0);
-    outputs.push_back(run.values.back());
+    // Not a view of a weight, which changes.
+    outputs.push_back(run.own.back() ? run.values.back() : run.values.back() + 0);
     if (backward_) {
       auto loss = wide(run.values.back()).sum();
       for (int i = 0; i < 3; ++i) loss = loss + wide(run.any()).mean();
@@ -78,7 +79,7 @@ class RandomProgram {
     const auto value = b.detach().to(a.scalar_type());
     bool is_view = false;
     Tensor made;
-    switch (run.below(24)) {
+    switch (run.below(28)) {
       case 0:
         made = a + b;
         break;
@@ -151,6 +152,18 @@ class RandomProgram {
         break;
       case 22:
         writes ? void(a.t_()) : void(made = a.abs());
+        break;
+      case 23:
+        made = a - a.t();
+        break;
+      case 24:
+        made = a + a.narrow(1, 1, 1);
+        break;
+      case 25:
+        made = a * a.diagonal();
+        break;
+      case 26:
+        made = a - a.select(0, 2);
         break;
       default:
         if (backward_)

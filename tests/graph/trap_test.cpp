@@ -32,7 +32,7 @@ TEST_P(GraphTrap, ItemIsAnErrorThatNamesOpAndModule) {
     return x * x.sum().item<double>();
   });
   EXPECT_ERROR(step(random({3})), UsageError, "[Graph] a step that is replayed must not depend on",
-               "_local_scalar_dense", "in module \"head\"", "reads a value on the host");
+               "_local_scalar_dense", "in ModuleScope \"head\"", "reads a value on the host");
 }
 
 TEST_P(GraphTrap, NonzeroIsAnError) {

@@ -70,6 +70,31 @@ TEST(WriteInPlace, IntoTheOperandThatIsSpent) {
             1);
 }
 
+TEST(WriteInPlace, NotOverWhatTheSameCallReadsOtherwise) {
+  const auto none = [](const std::function<Tensor(const Tensor&)>& function) {
+    EXPECT_EQ(written([&](const Tensor& x) -> Tensors { return {function(x.mm(x))}; }), 0);
+  };
+  none([](const Tensor& a) { return a + a.t(); });
+  none([](const Tensor& a) { return a - a.narrow(1, 0, 1); });
+  none([](const Tensor& a) { return a - a.diagonal(); });
+  none([](const Tensor& a) { return a / a[0][0]; });
+}
+
+TEST(WriteInPlace, ASymmetricWeightTrains) {
+  struct Symmetric : Graph<Tensor(Tensor)> {
+    Symmetric() { weight = register_parameter("weight", torch::randn({kSide, kSide})); }
+    Tensor build(const Tensor& x) override {
+      const auto loss = torch::linear(x, weight + weight.t()).square().mean();
+      loss.backward();
+      return loss;
+    }
+    Tensor weight;
+  } step;
+  step.config().check_replays();
+  for (int i = 0; i < 4; ++i) step(torch::randn({8, kSide}));
+  EXPECT_EQ(step.replayed_steps(), 2) << step.last_reason();
+}
+
 TEST(WriteInPlace, ThroughAViewOfAllOfIt) {
   EXPECT_EQ(written([](const Tensor& x) -> Tensors {
               return {x.mm(x).view({kSide / 2, kSide * 2}).sin().view_as(x) + x};

@@ -3,6 +3,7 @@
 #include "halfstep/graph/passes/program_uses.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include <ATen/core/enum_tag.h>
 
@@ -18,6 +19,16 @@ bool could_write(const Program& program, const Instruction& call) {
          !is_small(program.value(call.results[0].value).geometry);
 }
 
+/// Whether another operand of the call lies in the memory of `id`, but otherwise: it would be read
+/// after it was written over.
+bool is_seen_otherwise(const Program& program, const MemoryCalls& calls, const Instruction& call,
+                       ValueId id) {
+  return std::any_of(call.operands.begin(), call.operands.end(), [&](const auto& operand) {
+    return calls.same(operand.value, id) &&
+           program.value(operand.value).geometry != program.value(id).geometry;
+  });
+}
+
 /// The operand whose memory nobody looks at after call `index`, and in which the result lies as it
 /// would in its own.
 std::optional<ValueId> spent_operand(const Program& program, const MemoryCalls& calls,
@@ -29,13 +40,13 @@ std::optional<ValueId> spent_operand(const Program& program, const MemoryCalls& 
     const auto& value = program.value(id);
     if (operand.element >= 0 || value.kind != ValueKind::computed || value.geometry != result ||
         !result.is_dense() || calls.lives_on(id) || calls.handed_out(id) ||
-        calls.of(id).back() != index)
+        calls.of(id).back() != index || is_seen_otherwise(program, calls, call, id))
       continue;
-    // All of its memory, not a part of another value's.
+    // All of its memory: a part would keep the rest of it alive.
     const auto& maker = program.code[calls.of(id).front()];
     if (std::any_of(maker.results.begin(), maker.results.end(), [&](const auto& place) {
           const auto& made = program.value(place.value);
-          return made.memory == value.memory && made.geometry.dtype == value.geometry.dtype &&
+          return calls.same(place.value, id) && made.geometry.dtype == value.geometry.dtype &&
                  made.geometry.numel() == value.geometry.numel() && made.geometry.is_dense();
         }))
       return id;
@@ -47,6 +58,8 @@ std::optional<ValueId> spent_operand(const Program& program, const MemoryCalls& 
 
 int64_t write_in_place(Program& program) {
   const MemoryCalls calls(program);
+  std::vector<int32_t> now_in(program.values.size());  // by memory: where its values lie then
+  std::iota(now_in.begin(), now_in.end(), 0);
   int64_t count = 0;
   for (size_t i = 0; i < program.code.size(); ++i) {
     auto& call = program.code[i];
@@ -60,13 +73,13 @@ int64_t write_in_place(Program& program) {
     call.operands.push_back({int32_t(call.arguments.size()), -1, *into});
     call.arguments.emplace_back(at::Tensor());
     call.writes = {*into};
-    // Views of the result, too.
-    const auto before = program.value(call.results[0].value).memory;
-    for (auto& value : program.values) {
-      if (value.memory == before) value.memory = program.value(*into).memory;
-    }
+    const auto memory_of = [&](ValueId id) -> int32_t& {
+      return now_in[size_t(program.value(id).memory)];
+    };
+    memory_of(call.results[0].value) = memory_of(*into);
     ++count;
   }
+  for (auto& value : program.values) value.memory = now_in[size_t(value.memory)];
   return count;
 }
 
