@@ -190,6 +190,24 @@ TEST(PlaceResults, ShareMemoryOnlyWhileNobodyUsesIt) {
   EXPECT_EQ(places.size(), 3U);
 }
 
+TEST(PlaceResults, AViewOfARepeatedResultHoldsTheFirstOnesMemory) {
+  const auto function = [](const Tensors& x) -> Tensors {
+    const auto first = x[0].exp(), again = x[0].exp();
+    const auto view = again.t();
+    auto y = first.sin();
+    for (int i = 0; i < 6; ++i) y = y.cos();
+    return {view + 0, y};
+  };
+  auto program = recorded(function, {torch::randn({30, 40})});
+  EXPECT_EQ(halfstep::detail::reuse_results(program), 1);
+  EXPECT_GT(halfstep::detail::place_results(program), 7);
+  halfstep::detail::Replay replay(std::move(program));
+  for (int i = 0; i < 3; ++i) {
+    const auto x = torch::randn({30, 40});
+    EXPECT_TRUE(same_bits(function({x}), replay.run({x}).outputs)) << "run " << i;
+  }
+}
+
 TEST(PlaceResults, TensorsOutliveTheReplay) {
   PlacedTensors placed;
   {

@@ -80,6 +80,14 @@ TEST(WriteInPlace, NotOverWhatTheSameCallReadsOtherwise) {
   none([](const Tensor& a) { return a / a[0][0]; });
 }
 
+TEST(WriteInPlace, NotOverWhatAViewOfARepeatedResultReads) {
+  EXPECT_EQ(written([](const Tensor& x) -> Tensors {
+              const auto product = x.mm(x), again = x.mm(x);
+              return {product - again.select(0, 2)};
+            }),
+            1);  // as recorded: without reuse_results
+}
+
 TEST(WriteInPlace, ASymmetricWeightTrains) {
   struct Symmetric : Graph<Tensor(Tensor)> {
     Symmetric() { weight = register_parameter("weight", torch::randn({kSide, kSide})); }

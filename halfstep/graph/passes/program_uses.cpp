@@ -3,6 +3,7 @@
 #include "halfstep/graph/op_traits.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include <ATen/core/enum_tag.h>
 
@@ -110,7 +111,30 @@ bool MemoryCalls::written(ValueId id, size_t after, size_t before) const {
   return any_between(writes_[memory_of(id)], after, before);
 }
 
+namespace {
+
+/// Views of a value lie where the one is that stands in its place.
+void join_memories(Program& program, const std::vector<ValueId>& to) {
+  std::vector<int32_t> same_as(program.values.size());
+  std::iota(same_as.begin(), same_as.end(), 0);
+  const auto root = [&](ValueId id) {
+    auto memory = program.value(id).memory;
+    while (same_as[size_t(memory)] != memory) memory = same_as[size_t(memory)];
+    return memory;
+  };
+  for (size_t id = 0; id < to.size(); ++id) {
+    const auto from = root(ValueId(id)), into = root(to[id]);
+    same_as[size_t(from)] = into;
+  }
+  std::vector<int32_t> joined(program.values.size());
+  for (size_t id = 0; id < joined.size(); ++id) joined[id] = root(ValueId(id));
+  for (size_t id = 0; id < joined.size(); ++id) program.values[id].memory = joined[id];
+}
+
+}  // namespace
+
 void rename(Program& program, const std::vector<ValueId>& to) {
+  join_memories(program, to);
   for (auto& instruction : program.code) {
     for (auto& operand : instruction.operands) operand.value = to[size_t(operand.value)];
     for (auto& id : instruction.writes) id = to[size_t(id)];

@@ -56,7 +56,8 @@ class MemoryCalls {
   std::vector<bool> handed_out_, lives_on_;
 };
 
-/// Puts `to[id]` in the place of each value that operands, outputs and gradients name.
+/// Puts `to[id]` in the place of each value that operands, outputs and gradients name; what shares
+/// its memory shares that one's from then on.
 void rename(Program& program, const std::vector<ValueId>& to);
 
 }  // namespace halfstep::detail
