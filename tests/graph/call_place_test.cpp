@@ -3,6 +3,8 @@
 #include "halfstep/core.h"
 #include "halfstep/graph.h"
 
+#include <optional>
+
 #include <torch/types.h>
 
 #include "tests/graph/step_test.h"
@@ -78,24 +80,19 @@ TEST_P(GraphCallPlace, InTheGraphItselfInBackwardOrNowhere) {
   EXPECT_ERROR(own(random({8, 12})), UsageError,
                "_local_scalar_dense after the graph's own code reads");
 
-  Step backward(net, [&](const Tensor& x) {
-    auto hidden = net->first(x);
-    hidden.register_hook([](const Tensor& gradient) { return gradient * read(gradient); });
-    const auto loss = net->second(hidden).sum();
-    loss.backward();
-    return loss;
-  });
-  EXPECT_ERROR(backward(random({8, 12})), UsageError, "_local_scalar_dense in backward() reads");
-
-  Step carried(net, [&](const Tensor& x) {
-    const halfstep::ModuleScope scope(*net->first);
-    auto hidden = net->first(x);
-    hidden.register_hook([](const Tensor& gradient) { return gradient * read(gradient); });
-    const auto loss = net->second(hidden).sum();
-    loss.backward();
-    return loss;
-  });
-  EXPECT_ERROR(carried(random({8, 12})), UsageError, "_local_scalar_dense in backward() reads");
+  // A scope that backward() carries along does not say where its code is.
+  for (const bool in_scope : {false, true}) {
+    Step backward(net, [&](const Tensor& x) {
+      std::optional<halfstep::ModuleScope> scope;
+      if (in_scope) scope.emplace(*net->first);
+      auto hidden = net->first(x);
+      hidden.register_hook([](const Tensor& gradient) { return gradient * read(gradient); });
+      const auto loss = net->second(hidden).sum();
+      loss.backward();
+      return loss;
+    });
+    EXPECT_ERROR(backward(random({8, 12})), UsageError, "_local_scalar_dense in backward() reads");
+  }
 
   Step nowhere([](const Tensor& x) { return x * read(x); });
   EXPECT_ERROR(nowhere(random({3})), UsageError, "but _local_scalar_dense reads");
