@@ -70,12 +70,14 @@ Step with_masters(std::shared_ptr<train::Model> network, Batch batch, bool autoc
 /// variant.
 class Recorded : public Graph<at::Tensor(at::Tensor, at::Tensor)> {
  public:
-  Recorded(std::shared_ptr<train::Model> network, bool autocast)
+  Recorded(std::shared_ptr<train::Model> network, bool autocast, bool lowers_convolutions)
       : network_(register_module("network", std::move(network))),
         adam_(network_->parameters(),
               autocast ? optim::AdamOptions(learning_rate).shadow_weights(at::kBFloat16)
                        : optim::AdamOptions(learning_rate)) {
-    config().enable_amp(autocast, at::kBFloat16);
+    config()
+        .enable_amp(autocast, at::kBFloat16)
+        .enable_pass("lower_convolutions", lowers_convolutions);
     add_optimizer(adam_);
   }
   at::Tensor build(const at::Tensor& input, const at::Tensor& target) override {
@@ -95,9 +97,11 @@ struct RecordedStep {
   at::Tensor operator()() const { return (*graph)(batch.input, batch.target); }
 };
 
+template <bool lowers_convolutions = false>
 Step recorded(std::shared_ptr<train::Model> network, Batch batch, bool autocast) {
   if (autocast) optim::set_gradient_dtype(network->parameters(), at::kBFloat16);
-  return RecordedStep{std::make_shared<Recorded>(std::move(network), autocast), std::move(batch)};
+  return RecordedStep{std::make_shared<Recorded>(std::move(network), autocast, lowers_convolutions),
+                      std::move(batch)};
 }
 
 }  // namespace
@@ -123,8 +127,9 @@ const std::vector<Variant>& variants() {
       {adam_channels_last, true, true, "", with_fused_adam},
       {"halfstep::optim::Adam, channels_last, shadows, bf16 gradients", true, true,
        adam_channels_last, with_bfloat16_gradients},
-      {"halfstep::Graph", false, false, "", recorded},
-      {"halfstep::Graph, channels_last", true, true, "", recorded},
+      {"halfstep::Graph", false, false, "", recorded<>},
+      {"halfstep::Graph, channels_last", true, true, "", recorded<>},
+      {"halfstep::Graph, channels_last, lowered convolutions", true, true, "", recorded<true>},
   };
   return all;
 }

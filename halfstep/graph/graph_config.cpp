@@ -68,12 +68,18 @@ GraphConfig& GraphConfig::enable_pass(const std::string& name, bool enabled) {
   }
   HALFSTEP_CHECK_USAGE(found, "GraphConfig", "a pass must be one of ", known, ", but got \"", name,
                        "\"; use one of these");
-  if (enabled)
-    passes_off_.erase(name);
-  else
-    passes_off_.insert(name);
+  passes_[name] = enabled;
   ++version_;
   return *this;
+}
+
+bool GraphConfig::pass_enabled(const std::string& name) const {
+  const auto chosen = passes_.find(name);
+  if (chosen != passes_.end()) return chosen->second;
+  for (const auto& pass : detail::passes()) {
+    if (name == pass.name) return pass.by_default;
+  }
+  return true;
 }
 
 }  // namespace halfstep

@@ -3,8 +3,8 @@
 #include "halfstep/graph/plan/precision_plan.h"
 
 #include <cstdint>
+#include <map>
 #include <optional>
-#include <set>
 #include <string>
 
 #include <c10/core/ScalarType.h>
@@ -68,11 +68,12 @@ class GraphConfig {
   /// "fuse_elementwise", "write_in_place", "place_results"; "plan_memory", which keeps the memory
   /// of a replay for the next; and "cuda_graph", which launches a replay on a GPU as one CUDA
   /// graph. Results have the same bits with any of them, but that a NaN may be another NaN.
-  /// Default: on. Throws UsageError for another name.
+  /// Default: on. And "lower_convolutions", which adds in another order than LibTorch, in favour of
+  /// speed; default: off. Throws UsageError for another name.
   static constexpr const char* kPlanMemory = "plan_memory";
   static constexpr const char* kCudaGraph = "cuda_graph";
   GraphConfig& enable_pass(const std::string& name, bool enabled = true);
-  bool pass_enabled(const std::string& name) const { return passes_off_.count(name) == 0; }
+  bool pass_enabled(const std::string& name) const;
 
   /// Counts changes, so that a Graph notices one.
   int64_t version() const { return version_; }
@@ -86,7 +87,7 @@ class GraphConfig {
   int64_t accumulation_steps_ = 1;
   int64_t max_recordings_ = 8;
   bool check_ = false;
-  std::set<std::string> passes_off_;
+  std::map<std::string, bool> passes_;  // those that somebody switched
   int64_t version_ = 0;
 };
 

@@ -1,4 +1,5 @@
 #pragma once
+#include <string>
 #include <vector>
 
 #include <ATen/ops/equal.h>
@@ -39,6 +40,13 @@ struct ConvNetImpl : torch::nn::Module {
   torch::nn::Linear linear{nullptr};
 };
 TORCH_MODULE(ConvNet);
+
+/// How often `part` is found in `text`.
+inline int64_t count_of(const std::string& text, const std::string& part) {
+  int64_t count = 0;
+  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
+  return count;
+}
 
 /// Copies of all parameters and buffers.
 inline std::vector<torch::Tensor> state_of(const torch::nn::Module& module) {

@@ -15,6 +15,8 @@ struct Pass {
   int64_t (*run)(Program& program);
   /// What it did how often, as "took … calls away".
   const char *did = "took", *what = "calls away";
+  /// Whether it runs where nobody asks for it: not where it reorders.
+  bool by_default = true;
 };
 
 /// All of them, in the order they run.
@@ -39,6 +41,11 @@ int64_t remove_dead_calls(Program& program);
 /// Calls for which halfstep has a faster kernel with the same bits: gelu_backward of contiguous
 /// bfloat16 tensors on the CPU.
 int64_t choose_kernels(Program& program);
+
+/// Weight gradients of 2-D convolutions on the CPU that halfstep computes faster, as products of
+/// matrices, on this machine: of float32, and of bfloat16 where the CPU has such products. Sums are
+/// in another order.
+int64_t lower_convolutions(Program& program);
 
 /// Batch norms in training of bfloat16 images on the CPU that lie channels-last, with the sum and
 /// the relu that follow; their backwards with the sum of two gradients and the relu's backward
