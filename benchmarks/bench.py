@@ -41,7 +41,7 @@ def has_bfloat16_convolutions():
 
 def entries_of(workload, hello, pattern, quick):
     """What is timed: (side, variant, precision)."""
-    precisions = PRECISIONS
+    precisions, chosen = PRECISIONS, set()
     if quick and workload == "resnet18" and not has_bfloat16_convolutions():
         print("[bench] resnet18 in bf16 is LEFT OUT of this quick run: this CPU has no AVX-512", file=sys.stderr)
         precisions = ("fp32",)
@@ -53,9 +53,10 @@ def entries_of(workload, hello, pattern, quick):
                 if (precision == "fp32" and variant["float32"]) or (quick and "compiled" in variant["name"]):
                     continue
                 if re.search(pattern, f"{side}/{variant['name']}/{precision}"):
+                    chosen.add(precision)
                     yield side, variant["name"], precision
-    if "bf16" not in precisions:
-        return
+    if "bf16" not in chosen and not re.search(pattern, "ours/products/bf16"):
+        return  # nothing to compare them with
     yield "ours", "products", "bf16"
     if workload == "resnet18":
         yield "ours", "products, channels_last", "bf16"

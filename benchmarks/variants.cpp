@@ -81,7 +81,7 @@ class Recorded : public Graph<at::Tensor(at::Tensor, at::Tensor)> {
     add_optimizer(adam_);
   }
   at::Tensor build(const at::Tensor& input, const at::Tensor& target) override {
-    const auto loss = at::cross_entropy_loss(network_->forward(input), target);
+    auto loss = at::cross_entropy_loss(network_->forward(input), target);
     loss.backward();
     return loss;
   }

@@ -3,6 +3,7 @@
 #include "halfstep/graph.h"
 #include "halfstep/graph/kernels/weight_gradient.h"
 
+#include <optional>
 #include <sstream>
 #include <string>
 #include <utility>

@@ -3,11 +3,14 @@
 #include "halfstep/graph/passes/pass.h"
 #include "halfstep/graph/passes/program_uses.h"
 
+#include <optional>
 #include <utility>
+#include <vector>
 
 #include <ATen/Parallel.h>
 #include <c10/core/MemoryFormat.h>
 #include <c10/util/accumulate.h>
+#include <c10/util/strides.h>
 
 namespace halfstep::detail {
 
