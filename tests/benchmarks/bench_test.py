@@ -60,9 +60,9 @@ class Tables(unittest.TestCase):
 class Entries(unittest.TestCase):
     HELLO = {"ours": {"variants": [{"name": "Adam", "images_only": False, "float32": ""}, {"name": "masters", "images_only": False, "float32": "Adam"}]}}
 
-    def entries(self, workload, quick, avx512):
+    def entries(self, workload, quick, avx512, pattern=""):
         with mock.patch.object(bench, "has_bfloat16_convolutions", return_value=avx512):
-            return [f"{variant}/{precision}" for _, variant, precision in bench.entries_of(workload, self.HELLO, "", quick)]
+            return [f"{variant}/{precision}" for _, variant, precision in bench.entries_of(workload, self.HELLO, pattern, quick)]
 
     def test_a_quick_run_leaves_out_convolutions_that_take_minutes(self):
         everything = ["Adam/bf16", "Adam/fp32", "masters/bf16", "products/bf16", "products, channels_last/bf16"]
@@ -70,6 +70,10 @@ class Entries(unittest.TestCase):
         self.assertEqual(self.entries("resnet18", quick=True, avx512=True), everything)
         self.assertEqual(self.entries("resnet18", quick=False, avx512=False), everything)
         self.assertEqual(self.entries("gpt", quick=True, avx512=False), everything[:-1])
+
+    def test_products_in_bfloat16_stand_beside_bfloat16_only(self):
+        self.assertEqual(self.entries("gpt", quick=False, avx512=True, pattern="fp32"), ["Adam/fp32"])
+        self.assertEqual(self.entries("gpt", quick=False, avx512=True, pattern="masters"), ["masters/bf16", "products/bf16"])
 
 
 class Scaling(unittest.TestCase):

@@ -237,7 +237,8 @@ TEST(GraphPasses, AllTogetherAndTheirDumps) {
       step.config().enable_pass("fuse"), UsageError,
       "must be one of plan_memory, cuda_graph, reuse_views, drop_inverse_casts, reuse_results, "
       "remove_dead_calls, "
-      "choose_kernels, fuse_batch_norm, fuse_elementwise, write_in_place, place_results, but got "
+      "choose_kernels, lower_convolutions, fuse_batch_norm, fuse_elementwise, write_in_place, "
+      "place_results, but got "
       "\"fuse\"");
 }
 

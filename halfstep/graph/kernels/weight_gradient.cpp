@@ -28,7 +28,7 @@ namespace {
 constexpr int64_t kRows = 256, kSharedRows = 1024;
 /// Elements of a weight up to which each thread has sums of its own.
 constexpr int64_t kOwnSums = int64_t{1} << 20;
-/// Elements of all of them together, at most.
+/// Elements of all of them together and of the patches, at most.
 constexpr int64_t kAllSums = int64_t{1} << 24;
 
 /// The patches of an image that lies channels-last: for each pixel of the result a row of
@@ -109,7 +109,7 @@ at::Tensor multiply_floats(const Patches& patches, const at::Tensor& grad,
                            const at::Tensor& image) {
   const auto elements = grad.size(1) * patches.width;
   const auto parts = std::min<int64_t>(at::get_num_threads(), (patches.rows + kRows - 1) / kRows);
-  if (elements <= kOwnSums && elements * parts <= kAllSums)
+  if (elements <= kOwnSums && (elements + kRows * patches.width) * parts <= kAllSums)
     return multiply_apart(patches, grad, image, parts);
   auto sum = at::empty({grad.size(1), patches.width}, grad.options());
   const auto memory =
@@ -134,6 +134,8 @@ at::Tensor multiply_bfloat16(const Patches& patches, const at::Tensor& grad,
 at::Tensor weight_gradient(const at::Tensor& grad, const at::Tensor& input, at::IntArrayRef kernel,
                            at::IntArrayRef stride, at::IntArrayRef padding,
                            at::IntArrayRef dilation, bool channels_last) {
+  for (const auto& list : {kernel, stride, padding, dilation})
+    TORCH_CHECK(list.size() == 2, "[convolution_weight_gradient] lists must have 2 elements");
   const auto image = input.contiguous(at::MemoryFormat::ChannelsLast);
   const Patches patches(input, grad, kernel, stride, padding, dilation);
   const auto pixels = grad.contiguous(at::MemoryFormat::ChannelsLast)

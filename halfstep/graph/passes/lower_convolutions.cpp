@@ -26,6 +26,13 @@ bool takes(const Geometry& x) {
          (x.dtype == c10::kFloat || (x.dtype == c10::kBFloat16 && multiplies_bfloat16));
 }
 
+/// A number for both dimensions, or one for each.
+std::vector<int64_t> both(const c10::IValue& numbers) {
+  auto list = numbers.toIntVector();
+  if (list.size() == 1) list.push_back(list.front());
+  return list;
+}
+
 /// How a gradient lies: channels-last or not; none: in another way.
 std::optional<bool> channels_last(const Geometry& x) {
   if (at::IntArrayRef(x.strides) == c10::contiguous_strides(x.sizes)) return false;
@@ -45,15 +52,16 @@ std::optional<ConvolutionBackward> weight_gradient_of(const Program& program,
   if (!weight_gradient || !grad || !input || !weight || call.arguments[7].toBool() ||
       call.arguments[9].toInt() != 1)
     return std::nullopt;
+  const auto& made = program.value(*weight_gradient).geometry;
   ConvolutionBackward found{program.value(*grad).geometry,   program.value(*input).geometry,
-                            program.value(*weight).geometry, call.arguments[4].toIntVector(),
-                            call.arguments[5].toIntVector(), call.arguments[6].toIntVector()};
-  const auto lies = channels_last(program.value(*weight_gradient).geometry);
+                            program.value(*weight).geometry, both(call.arguments[4]),
+                            both(call.arguments[5]),         both(call.arguments[6])};
   const auto dtype = found.grad.dtype;
-  if (!lies || !takes(found.grad) || !takes(found.input) || !takes(found.weight) ||
-      found.input.dtype != dtype || found.weight.dtype != dtype ||
-      program.value(*weight_gradient).geometry.dtype != dtype)
-    return std::nullopt;
+  for (const Geometry& x : {found.grad, found.input, found.weight, made}) {
+    if (!takes(x) || x.dtype != dtype) return std::nullopt;
+  }
+  const auto lies = channels_last(made);
+  if (!lies) return std::nullopt;
   const auto patch = c10::multiply_integers(at::IntArrayRef(found.weight.sizes).slice(1));
   const auto pixels = found.grad.numel() / found.grad.sizes[1];
   if (dtype == c10::kBFloat16 && pixels * patch * 2 > kMostPatchBytes) return std::nullopt;
@@ -81,6 +89,19 @@ Instruction lowered(const Instruction& call, const ConvolutionBackward& found) {
   return own;
 }
 
+/// The bias's: oneDNN would compute the weight's with it.
+Instruction bias_gradient(const Instruction& call, ValueId result) {
+  static const auto sum =
+      c10::Dispatcher::singleton().findSchemaOrThrow("aten::sum", "dim_IntList");
+  Instruction own{sum, call.keys};
+  own.arguments = {c10::IValue(), std::vector<int64_t>{0, 2, 3}, false, c10::IValue()};
+  own.operands = {{0, -1, *operand_of(call, 0)}};
+  own.results = {{0, -1, result}};
+  own.backward = call.backward;
+  own.reorders = true;
+  return own;
+}
+
 }  // namespace
 
 int64_t lower_convolutions(Program& program) {
@@ -94,10 +115,11 @@ int64_t lower_convolutions(Program& program) {
     }
     ++count;
     auto own = lowered(call, *found);
-    std::erase_if(call.results, [](const auto& place) { return place.argument == 1; });
+    const auto bias = result_of(call, 2);
+    if (bias) code.push_back(bias_gradient(call, *bias));
+    std::erase_if(call.results, [](const auto& place) { return place.argument != 0; });
     if (!call.results.empty()) {
-      auto mask = call.arguments[10].toBoolList();
-      call.arguments[10] = std::vector<bool>{mask[0], false, mask[2]};
+      call.arguments[10] = std::vector<bool>{true, false, false};
       code.push_back(std::move(call));
     }
     code.push_back(std::move(own));
