@@ -11,12 +11,11 @@ namespace halfstep::detail {
 /// halfstep::convolution_weight_gradient(grad, input, kernel_size, stride, padding, dilation,
 /// channels_last) -> Tensor: the gradient of the weight of a 2-D convolution without groups, on the
 /// CPU, in float32 or bfloat16, as a product of `grad` with the patches of `input` that each of its
-/// pixels sees. Sums are in another order than oneDNN's, and a pixel of `grad` that is
-/// infinite or NaN makes those NaN too that oneDNN leaves out at the borders, because it is
-/// multiplied with the zeros around the image. The
-/// patches are made in pieces of 256 a thread or 1,024 for all threads in float32, where with the
-/// threads' sums they take at most 64 MiB or one piece; all at once in bfloat16, which is rounded
-/// once. What does not lie channels-last is copied.
+/// pixels sees. Sums are in another order than oneDNN's, and a pixel of `grad` that is infinite or
+/// NaN makes those NaN too that oneDNN leaves out at the borders, because it is multiplied with the
+/// zeros around the image. The patches are made in pieces of 256 a thread or 1,024 for all threads
+/// in float32, where with the threads' sums they take at most 64 MiB or one piece; all at once in
+/// bfloat16, which is rounded once. What does not lie channels-last is copied.
 c10::OperatorHandle convolution_weight_gradient_op();
 
 /// A convolution's backward as a program has it.
