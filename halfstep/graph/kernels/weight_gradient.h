@@ -29,7 +29,8 @@ struct ConvolutionBackward {
 };
 
 /// Whether the op above takes at most nine tenths of the time of LibTorch's own weight gradient.
-/// Both are timed at the first question about such a call in the process, twice each.
+/// Both are timed at the first question about such a call in the process, and once more where they
+/// are nearly as fast.
 bool weight_gradient_is_faster(const ConvolutionBackward& call);
 
 /// What lower_convolutions asks; weight_gradient_is_faster. Tests put others in, while no graph
