@@ -47,9 +47,12 @@ void Adagrad::fill_state(FusedState& state, const at::Tensor& parameter, c10::Sc
 
 void Adagrad::call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const {
   const auto& adagrad = adagrad_options(options);
-  at::_fused_adagrad_(batch.parameters, batch.gradients, batch.buffers[0], batch.steps,
-                      adagrad.lr(), adagrad.lr_decay(), adagrad.weight_decay(), adagrad.eps(),
-                      adagrad.maximize(), batch.grad_scale, batch.found_inf);
+  const auto call = [&](const auto& lr) {
+    at::_fused_adagrad_(batch.parameters, batch.gradients, batch.buffers[0], batch.steps, lr,
+                        adagrad.lr_decay(), adagrad.weight_decay(), adagrad.eps(),
+                        adagrad.maximize(), batch.grad_scale, batch.found_inf);
+  };
+  batch.lr.defined() ? call(batch.lr) : call(adagrad.lr());
 }
 
 detail::StepRule Adagrad::make_rule(const FusedOptions& options, double step, bool) const {

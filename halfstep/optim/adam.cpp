@@ -41,11 +41,14 @@ void fill_adam_state(FusedState& state, const at::Tensor& parameter, c10::Scalar
 
 template <class Options, class Kernel>
 void call_adam(const FusedBatch& batch, const Options& options, const Kernel& kernel) {
-  const auto [beta1, beta2] = options.betas();
-  kernel(batch.parameters, batch.gradients, batch.buffers[0], batch.buffers[1],
-         options.amsgrad() ? at::TensorList(batch.buffers[2]) : at::TensorList(), batch.steps,
-         options.lr(), beta1, beta2, options.weight_decay(), options.eps(), options.amsgrad(),
-         options.maximize(), batch.grad_scale, batch.found_inf);
+  const auto call = [&](const auto& lr) {
+    const auto [beta1, beta2] = options.betas();
+    kernel(batch.parameters, batch.gradients, batch.buffers[0], batch.buffers[1],
+           options.amsgrad() ? at::TensorList(batch.buffers[2]) : at::TensorList(), batch.steps, lr,
+           beta1, beta2, options.weight_decay(), options.eps(), options.amsgrad(),
+           options.maximize(), batch.grad_scale, batch.found_inf);
+  };
+  batch.lr.defined() ? call(batch.lr) : call(options.lr());
 }
 
 template <class Options>
@@ -63,7 +66,7 @@ StepRule make_adam_rule(const Options& options, double step, bool decoupled) {
                   .shrink = static_cast<float>(decoupled ? 1 - options.lr() * decay : 1)};
 }
 
-// The kernels have overloads; these pick the one with a number as learning rate.
+// The kernels have overloads, for a learning rate that is a number or a tensor.
 constexpr auto adam_kernel = [](auto&&... arguments) { at::_fused_adam_(arguments...); };
 constexpr auto adamw_kernel = [](auto&&... arguments) { at::_fused_adamw_(arguments...); };
 

@@ -127,6 +127,7 @@ void FusedOptimizer::step_part_with_aten(std::vector<Prepared>& work, std::size_
     const auto device = batch.parameters.front().device();
     if (divisors) batch.grad_scale = divisors->get(device);
     if (flags && !device.is_cpu()) batch.found_inf = flags->get(device);
+    if (settings_.capturable) batch.lr = rate_on(device, call.group);
     // The kernels can't. Limited as they are, scaled: unscaled, float16 gradients would fade to 0.
     if (settings_.clips_value()) clip_values(batch, settings_.clip_value);
     add_to_steps(batch.steps);

@@ -73,10 +73,12 @@ void FusedOptimizer::add_param_group(const OptimizerParamGroup& group) {
     const auto settings = merged.settings();
     // Not settings_: keep_shadow_weights may have changed it since.
     const auto ours = static_cast<const FusedOptions&>(*defaults_).settings();
-    HALFSTEP_CHECK_USAGE(settings == StepSettings() || settings == ours, where_,
-                         "kernel, clip_norm, clip_value, shadow_weights and master_weights hold "
-                         "for all groups and must be set in the optimizer's defaults, but group ",
-                         index, " sets other ones; move them there");
+    HALFSTEP_CHECK_USAGE(
+        settings == StepSettings() || settings == ours, where_,
+        "kernel, clip_norm, clip_value, shadow_weights, master_weights and capturable "
+        "hold for all groups and must be set in the optimizer's defaults, but "
+        "group ",
+        index, " sets other ones; move them there");
     merged.inherit(static_cast<const FusedOptions&>(*defaults_));
     merged.validate(where_);
   }

@@ -10,9 +10,12 @@
 #include "halfstep/scaling/takes_grad_scale.h"
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <torch/optim/optimizer.h>
@@ -101,6 +104,43 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   /// The copy autocast takes in place of `parameter`; undefined where none is kept.
   at::Tensor shadow_of(const at::Tensor& parameter) const;
 
+  // For a step that a CUDA graph holds (the option capturable). Graph does all this by itself; with
+  // a CUDA graph of your own:
+  //
+  //   if (auto why = adam.why_not_captured(device); !why.empty()) …  // step it outside
+  //   adam.write_rates();
+  //   graph.capture_begin();
+  //   … adam.step(); const auto norm = adam.grad_norm(); …
+  //   graph.capture_end();
+  //   for (…) {
+  //     adam.write_rates();  // where a schedule changed them
+  //     graph.replay();
+  //     adam.note_step(norm);
+  //   }
+
+  /// Why a step with the gradients that are there now can't be captured on `device` and launched
+  /// again, as a clause: the option is not set, something lies elsewhere, or a state has yet to be
+  /// made by a first step. Empty where it can. Does not sync.
+  std::string why_not_captured(c10::Device device) const;
+
+  /// Brings the learning rates to the device, where they changed. `step` does so itself, a launch
+  /// does not. Does not sync.
+  void write_rates();
+
+  /// What a captured step goes on with, whatever becomes of it: options but for the rates, and
+  /// where tensors lie. Capture anew where it is another one than at the capture.
+  struct CapturedFacts {
+    std::vector<double> numbers;
+    std::vector<const void*> memory;
+    bool operator==(const CapturedFacts&) const = default;
+  };
+  CapturedFacts captured_facts() const;
+
+  /// To be called after each launch of a captured step: gives what it wrote new versions, takes
+  /// note of masters and shadow weights, and forgets casts. `grad_norm` is what grad_norm() was
+  /// after the capture; a copy of it is grad_norm() from now on. Does not sync.
+  void note_step(const at::Tensor& grad_norm);
+
  protected:
   /// `where` is the class's name, which opens the messages.
   FusedOptimizer(const char* where, const std::vector<torch::optim::OptimizerParamGroup>& groups,
@@ -176,6 +216,12 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
     at::Tensor norm;                                        // as they are, scaled: 0-dim float64
   };
 
+  /// A group's learning rate on a device, and what was written there.
+  struct Rate {
+    at::Tensor tensor;  // 0-dim float32
+    double written;
+  };
+
   /// Where a parameter's copy is.
   struct Shadow {
     ShadowWeights* weights;
@@ -199,14 +245,19 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   void step_part_with_aten(std::vector<Prepared>& work, std::size_t begin, std::size_t end,
                            AtenFactors& factors);
   void step_with_own(std::vector<Prepared>& work, const Divisor& divisor);
+  const at::Tensor& rate_on(c10::Device device, std::size_t group);
+  bool has_settled_state(const detail::StepItem& item) const;
   void make_shadows(const std::vector<at::Tensor>& parameters);
   void write_shadow(const at::Tensor& parameter) const;
+  void note_shadow(const at::Tensor& parameter) const;
+  const Shadow* shadow_beside(const at::Tensor& parameter) const;
 
   const char* where_;
   StepSettings settings_;
   std::unique_ptr<FusedState> stateless_;  // stands in where a parameter needs no state
   std::vector<std::unique_ptr<ShadowWeights>> shadow_weights_;
   std::unordered_map<const c10::TensorImpl*, Shadow> shadows_;
+  std::map<std::pair<std::size_t, c10::DeviceIndex>, Rate> rates_;  // by group and device
   std::optional<Checked> checked_;
   at::Tensor grad_norm_;
 };

@@ -5,9 +5,11 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <c10/core/ScalarType.h>
 #include <torch/optim/optimizer.h>
@@ -31,6 +33,7 @@ struct StepSettings {
   double clip_norm = kNone, clip_value = kNone;
   std::optional<c10::ScalarType> shadow_weights;
   MasterWeights master_weights = MasterWeights::none;
+  bool capturable = false;
   bool clips_norm() const { return clip_norm < kNone; }
   bool clips_value() const { return clip_value < kNone; }
   bool operator==(const StepSettings&) const = default;
@@ -54,6 +57,9 @@ class FusedOptions : public torch::optim::OptimizerOptions {
 
   /// Those of the options that hold for the optimizer as a whole.
   virtual StepSettings settings() const = 0;
+
+  /// All fields but the learning rate, as numbers: equal ones make the same steps at one rate.
+  virtual std::vector<double> numbers_but_lr() const = 0;
 };
 
 namespace detail {
@@ -157,7 +163,23 @@ class OptionsOf : public FusedOptions {
     settings_.master_weights = value;
     return self();
   }
+  /// Lets a CUDA graph hold the step: the learning rate, as float32, lies in a tensor beside the
+  /// parameters, as it does in Python with capturable=True and a tensor as lr. A Graph of
+  /// halfstep's then launches the whole step as one. For ATen's kernels only, so for CUDA; our own
+  /// take the rate as it is. Default: false.
+  Derived& capturable(bool value = true) {
+    settings_.capturable = value;
+    return self();
+  }
   StepSettings settings() const override { return settings_; }
+
+  std::vector<double> numbers_but_lr() const override {
+    std::vector<double> numbers;
+    for_each_field([&](const char* name, auto member) {
+      if (std::string_view(name) != "lr") append(numbers, (self().*member).get());
+    });
+    return numbers;
+  }
 
   friend bool operator==(const Derived& left, const Derived& right) {
     bool equal = true;
@@ -171,6 +193,10 @@ class OptionsOf : public FusedOptions {
   template <class Visitor>
   static void for_each_field(const Visitor& visit) {
     std::apply([&](auto... field) { (visit(field.name, field.member), ...); }, Derived::fields());
+  }
+  static void append(std::vector<double>& numbers, double value) { numbers.push_back(value); }
+  static void append(std::vector<double>& numbers, const std::tuple<double, double>& values) {
+    numbers.insert(numbers.end(), {std::get<0>(values), std::get<1>(values)});
   }
   Derived& self() { return static_cast<Derived&>(*this); }
   const Derived& self() const { return static_cast<const Derived&>(*this); }

@@ -39,15 +39,22 @@ void FusedOptimizer::make_shadows(const std::vector<at::Tensor>& parameters) {
   shadow_weights_.push_back(std::move(weights));
 }
 
-void FusedOptimizer::write_shadow(const at::Tensor& parameter) const {
+const FusedOptimizer::Shadow* FusedOptimizer::shadow_beside(const at::Tensor& parameter) const {
   const auto found = shadows_.find(parameter.unsafeGetTensorImpl());
-  if (found == shadows_.end()) return;
-  const auto& [weights, index] = found->second;
-  const auto& copy = weights->copy(index);
+  if (found == shadows_.end()) return nullptr;
   // A parameter that was moved to another device since: autocast casts it.
-  if (copy.device() != parameter.device()) return;
-  copy.copy_(parameter);
-  weights->written(index);
+  return found->second.copy().device() == parameter.device() ? &found->second : nullptr;
+}
+
+void FusedOptimizer::write_shadow(const at::Tensor& parameter) const {
+  if (const auto* shadow = shadow_beside(parameter)) {
+    shadow->copy().copy_(parameter);
+    shadow->weights->written(shadow->index);
+  }
+}
+
+void FusedOptimizer::note_shadow(const at::Tensor& parameter) const {
+  if (const auto* shadow = shadow_beside(parameter)) shadow->weights->written(shadow->index);
 }
 
 }  // namespace halfstep::optim

@@ -45,10 +45,13 @@ void SGD::fill_state(FusedState& state, const at::Tensor& parameter, c10::Scalar
 
 void SGD::call_aten(const detail::FusedBatch& batch, const FusedOptions& options) const {
   const auto& sgd = sgd_options(options);
-  at::_fused_sgd_(batch.parameters, batch.gradients,
-                  sgd.momentum() != 0 ? at::TensorList(batch.buffers[0]) : at::TensorList(),
-                  sgd.weight_decay(), sgd.momentum(), sgd.lr(), sgd.dampening(), sgd.nesterov(),
-                  sgd.maximize(), batch.is_first_step, batch.grad_scale, batch.found_inf);
+  const auto call = [&](const auto& lr) {
+    at::_fused_sgd_(batch.parameters, batch.gradients,
+                    sgd.momentum() != 0 ? at::TensorList(batch.buffers[0]) : at::TensorList(),
+                    sgd.weight_decay(), sgd.momentum(), lr, sgd.dampening(), sgd.nesterov(),
+                    sgd.maximize(), batch.is_first_step, batch.grad_scale, batch.found_inf);
+  };
+  batch.lr.defined() ? call(batch.lr) : call(sgd.lr());
 }
 
 detail::StepRule SGD::make_rule(const FusedOptions& options, double, bool is_first_step) const {

@@ -304,7 +304,7 @@ TEST_P(ChangedMasters, Misuse) {
 
   std::vector<torch::optim::OptimizerParamGroup> groups;
   groups.emplace_back(std::vector{one({1})}, std::make_unique<AdamOptions>(options));
-  EXPECT_ERROR(optim::Adam(groups, AdamOptions()), UsageError, "master_weights hold for all groups",
+  EXPECT_ERROR(optim::Adam(groups, AdamOptions()), UsageError, "capturable hold for all groups",
                "group 0 sets other ones");
 
   const auto parameter = one({1, 2});
