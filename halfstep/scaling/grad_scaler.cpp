@@ -247,26 +247,19 @@ at::Tensor GradScaler::all_found_infs() const {
   return sum;
 }
 
-std::vector<detail::CheckedOptimizer> GradScaler::checked_optimizers() const {
-  std::vector<detail::CheckedOptimizer> checked;
-  for (const auto& [optimizer, record] : records_)
-    checked.push_back({record.number, record.optimizer, &record.found_infs, record.found_inf,
-                       record.stage == Stage::stepped});
-  return checked;
+template <class Move>
+GradScaler::QueuedUpdate GradScaler::queue_update_by(const at::Tensor& found_inf,
+                                                     const Move& move) {
+  QueuedUpdate update;
+  if (options_.check_overflow()) update.found_inf_ = found_inf;
+  if (update.found_inf_.defined()) update.before_ = watch_.begin_update(scale_state_);
+  move();
+  update.records_ = std::exchange(records_, {});
+  return update;
 }
 
-void GradScaler::begin_update(const at::Tensor& found_inf) {
-  if (options_.check_overflow() && found_inf.defined()) watch_.begin_update(scale_state_);
-}
-
-void GradScaler::end_update(const at::Tensor& found_inf) {
-  if (options_.check_overflow() && found_inf.defined())
-    watch_.end_update(scale_state_, found_inf, checked_optimizers(), options_.min_scale_patience());
-  records_.clear();
-}
-
-void GradScaler::update() {
-  if (!is_enabled()) return;
+GradScaler::QueuedUpdate GradScaler::queue_update() {
+  if (!is_enabled()) return {};
   check_scale_exists(kUpdate);
   const c10::NoGradGuard no_grad;
   const auto found_inf = all_found_infs();
@@ -275,13 +268,38 @@ void GradScaler::update() {
                        "update() must follow step() or unscale_() of an optimizer that has "
                        "gradients, but there was none since the last update(); call "
                        "scaler.step(optimizer) before");
-  begin_update(found_inf);
-  if (options_.check_overflow()) scale_state_.update(options_.rule(), found_inf);
-  end_update(found_inf);
+  return queue_update_by(found_inf, [&] {
+    if (options_.check_overflow()) scale_state_.update(options_.rule(), found_inf);
+  });
+}
+
+void GradScaler::write_history(const QueuedUpdate& update) {
+  if (!update.found_inf_.defined()) return;
+  const c10::NoGradGuard no_grad;
+  std::vector<detail::CheckedOptimizer> checked;
+  for (const auto& [optimizer, record] : update.records_)
+    checked.push_back({record.number, record.optimizer, &record.found_infs, record.found_inf,
+                       record.stage == Stage::stepped});
+  watch_.end_update(update.before_, scale_state_, update.found_inf_, checked,
+                    options_.min_scale_patience());
+}
+
+void GradScaler::note_update(const QueuedUpdate& update) {
+  if (!is_enabled()) return;
+  write_history(update);
   if (options_.at_min_scale() != AtMinScale::stop || !diagnosis()) return;
   HALFSTEP_CHECK_USAGE(diagnosis()->in_a_row_at_minimum < options_.min_scale_patience(), kUpdate,
                        "overflows must end once the scale is at its minimum, but ",
                        diagnosis()->what(), "; ", diagnosis()->advice());
+}
+
+void GradScaler::update() {
+  note_update(queue_update());
+}
+
+std::string GradScaler::why_not_captured() const {
+  if (options_.rank_agreement()) return "ranks agree on overflows over a process group";
+  return records_.empty() ? "" : "optimizers were unscaled or stepped since the last update";
 }
 
 void GradScaler::update(double new_scale) {
@@ -290,9 +308,7 @@ void GradScaler::update(double new_scale) {
   detail::check_scale(new_scale, "new_scale", kUpdate);
   const c10::NoGradGuard no_grad;
   const auto found_inf = all_found_infs();
-  begin_update(found_inf);
-  scale_state_.assign(new_scale);
-  end_update(found_inf);
+  write_history(queue_update_by(found_inf, [&] { scale_state_.assign(new_scale); }));
 }
 
 void GradScaler::update(const at::Tensor& new_scale) {
@@ -311,9 +327,9 @@ void GradScaler::update(const at::Tensor& new_scale) {
                        "new_scale must not require a gradient, but got one that does", remedy);
   const c10::NoGradGuard no_grad;
   const auto found_inf = all_found_infs();
-  begin_update(found_inf);
-  scale_state_.assign(detail::to_device(new_scale.reshape({}), get_scale_async().device()));
-  end_update(found_inf);
+  write_history(queue_update_by(found_inf, [&] {
+    scale_state_.assign(detail::to_device(new_scale.reshape({}), get_scale_async().device()));
+  }));
 }
 
 double GradScaler::get_scale() const {

@@ -134,6 +134,38 @@ class GradScaler {
   /// requires_grad; its value is copied, not checked. Does not sync between GPUs.
   void update(const at::Tensor& new_scale);
 
+  // For steps that a CUDA graph holds. halfstep::Graph does all this by itself; with a CUDA graph
+  // of your own:
+  //
+  //   graph.capture_begin();
+  //   … scaler.scale(loss).backward(); scaler.step(adam);  // adam takes the scale
+  //   const auto update = scaler.queue_update();
+  //   graph.capture_end();
+  //   for (…) {
+  //     graph.replay();
+  //     scaler.note_update(update);
+  //   }
+
+  /// An update of the scale that its device was given, and what was seen by then.
+  class QueuedUpdate;
+
+  /// The first half of `update()`: what the scale's device does, and nothing that a CUDA graph
+  /// can't hold. Does not sync. Throws as `update()`, but for AtMinScale::stop. An undefined update
+  /// where disabled.
+  QueuedUpdate queue_update();
+
+  /// The second half: what the host does, at each launch anew: writes the update to the history and
+  /// looks for what makes overflows. Throws UsageError with AtMinScale::stop as `update()`.
+  void note_update(const QueuedUpdate& update);
+
+  /// Why a step and an update can't be captured now, as a clause: ranks agree over a process group,
+  /// or optimizers were unscaled or stepped since the last update. Empty where they can.
+  std::string why_not_captured() const;
+
+  /// Gives up what was unscaled and stepped since the last update, as if it had not been: after an
+  /// iteration that ended halfway. The scale and its history stay.
+  void forget_step() { records_.clear(); }
+
   /// The scale; 1 where disabled. Syncs with its device once there was a scaled output.
   double get_scale() const;
 
@@ -231,6 +263,8 @@ class GradScaler {
     at::Tensor found_inf;  // all of them, with other ranks', on the scale's device
   };
 
+  using Records = std::unordered_map<const torch::optim::Optimizer*, Record>;
+
   at::Tensor scale_with(std::optional<detail::DeviceCopies>& scales, const at::Tensor& output);
   void prepare_scale(const at::Tensor& first_output);
   void check_scale_exists(const char* where) const;
@@ -244,16 +278,24 @@ class GradScaler {
   at::Tensor all_found_infs() const;
   StepResult step_lbfgs(torch::optim::LBFGS& optimizer,
                         const torch::optim::Optimizer::LossClosure& closure, Record& record);
-  std::vector<detail::CheckedOptimizer> checked_optimizers() const;
-  void begin_update(const at::Tensor& found_inf);
-  void end_update(const at::Tensor& found_inf);
+  template <class Move>
+  QueuedUpdate queue_update_by(const at::Tensor& found_inf, const Move& move);
+  void write_history(const QueuedUpdate& update);
 
   GradScalerOptions options_;
   detail::ScaleState scale_state_;
   detail::OverflowWatch watch_;
   bool compare_ranks_ = true;  // at the next step
-  std::unordered_map<const torch::optim::Optimizer*, Record> records_;
+  Records records_;
   std::unordered_map<const torch::optim::Optimizer*, int64_t> numbers_;
+};
+
+class GradScaler::QueuedUpdate {
+ private:
+  friend class GradScaler;
+  Records records_;
+  at::Tensor found_inf_;  // undefined: nobody checked
+  detail::OverflowLog::ScaleBefore before_;
 };
 
 /// What torch::save and torch::load call: `save` and `load` as operators.

@@ -41,26 +41,24 @@ void OverflowLog::make_page(const at::Tensor& scale) {
   totals_ = at::zeros({3}, options);
 }
 
-void OverflowLog::begin_update(const at::Tensor& scale) {
+OverflowLog::ScaleBefore OverflowLog::begin_update(const at::Tensor& scale) {
   if (!page_.defined()) make_page(scale);
-  if (scale.is_cpu() && !by_operations_) {
-    scale_before_ = on_host(scale);
-  } else {
-    before_ = scale.to(c10::kDouble, /*non_blocking=*/true, /*copy=*/true);
-  }
+  if (scale.is_cpu() && !by_operations_) return {on_host(scale), {}};
+  return {0, scale.to(c10::kDouble, /*non_blocking=*/true, /*copy=*/true)};
 }
 
-void OverflowLog::end_update(const at::Tensor& scale, const at::Tensor& found_inf,
-                             const at::Tensor& mask, const at::Tensor& skipped) {
+void OverflowLog::end_update(const ScaleBefore& before, const at::Tensor& scale,
+                             const at::Tensor& found_inf, const at::Tensor& mask,
+                             const at::Tensor& skipped) {
   if (scale.is_cpu() && !by_operations_) {
     double* row = page_.mutable_data_ptr<double>() + on_page_ * kColumns;
-    row[0] = scale_before_;
+    row[0] = before.number;
     row[1] = on_host(scale);
     row[2] = on_host(found_inf);
     row[3] = on_host(mask);
     row[4] = on_host(skipped);
   } else {
-    page_.select(0, on_page_).copy_(at::stack({before_, scale, found_inf, mask, skipped}));
+    page_.select(0, on_page_).copy_(at::stack({before.tensor, scale, found_inf, mask, skipped}));
   }
   if (++on_page_ == kRows) condense();
 }

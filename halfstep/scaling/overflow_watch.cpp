@@ -25,8 +25,8 @@ at::Tensor count_skipped(const std::vector<CheckedOptimizer>& optimizers,
 
 }  // namespace
 
-void OverflowWatch::begin_update(const ScaleState& scale) {
-  log_.begin_update(scale.exact());
+OverflowLog::ScaleBefore OverflowWatch::begin_update(const ScaleState& scale) {
+  return log_.begin_update(scale.exact());
 }
 
 at::Tensor OverflowWatch::mask_of(const std::vector<CheckedOptimizer>& optimizers,
@@ -43,9 +43,10 @@ at::Tensor OverflowWatch::mask_of(const std::vector<CheckedOptimizer>& optimizer
   return mask.defined() ? mask : at::zeros_like(found_inf);
 }
 
-void OverflowWatch::end_update(const ScaleState& scale, const at::Tensor& found_inf,
+void OverflowWatch::end_update(const OverflowLog::ScaleBefore& before, const ScaleState& scale,
+                               const at::Tensor& found_inf,
                                const std::vector<CheckedOptimizer>& optimizers, int64_t patience) {
-  log_.end_update(scale.exact(), found_inf, mask_of(optimizers, found_inf),
+  log_.end_update(before, scale.exact(), found_inf, mask_of(optimizers, found_inf),
                   count_skipped(optimizers, found_inf));
   learn_stuck(scale);
   if (stuck_ == 0 && !asked_) return;

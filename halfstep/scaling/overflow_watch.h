@@ -30,9 +30,10 @@ class OverflowWatch {
 
   /// Around an update of the scale. `found_inf` is the sum over all optimizers. Syncs only while
   /// the count of ScaleState::stuck, as far as the host knows it, is not 0, or where asked.
-  void begin_update(const ScaleState& scale);
-  void end_update(const ScaleState& scale, const at::Tensor& found_inf,
-                  const std::vector<CheckedOptimizer>& optimizers, int64_t patience);
+  OverflowLog::ScaleBefore begin_update(const ScaleState& scale);
+  void end_update(const OverflowLog::ScaleBefore& before, const ScaleState& scale,
+                  const at::Tensor& found_inf, const std::vector<CheckedOptimizer>& optimizers,
+                  int64_t patience);
 
   OverflowReport report() { return log_.report(); }
   void name_parameters(ParameterNames names) { search_.name_parameters(std::move(names)); }

@@ -45,9 +45,9 @@ TEST_P(OverflowReports, LogRemembersTheLastOverflowsOfManyUpdates) {
         const bool overflow = i > 990 || (i % 300 > 40 ? random() % 60 == 0 : random() % 2 == 0);
         const auto mask = overflow ? random() % 4 : 0;
         const double next = overflow ? scale / 2 : scale * 2;
-        log.begin_update(number(scale, dtype));
-        log.end_update(number(next, dtype), number(overflow), number(static_cast<double>(mask)),
-                       number(overflow ? 2 : 0));
+        const auto before = log.begin_update(number(scale, dtype));
+        log.end_update(before, number(next, dtype), number(overflow),
+                       number(static_cast<double>(mask)), number(overflow ? 2 : 0));
         if (overflow) {
           SkippedUpdate skipped{i, scale, next, {}};
           if (mask & 1U) skipped.sources.push_back(first);
@@ -166,6 +166,46 @@ TEST_P(OverflowReports, AnswerOfAFusedStepComesLate) {
   result.start_read();
   EXPECT_TRUE(result.is_known());
   EXPECT_FALSE(result.stepped());
+}
+
+// As a CUDA graph does: the device's half once, the host's at each launch.
+TEST_P(OverflowReports, AnUpdateInTwoHalvesIsNotedAtEachLaunch) {
+  auto parameter = torch::zeros({2}, torch::device(device()).requires_grad(true));
+  FusedForTests optimizer({parameter}, FusedForTests::Kind::sgd, /*lr=*/0.1);
+  GradScaler scaler(GradScalerOptions(GetParam()).init_scale(64));
+  EXPECT_EQ(scaler.why_not_captured(), "");
+  scaler.scale(torch::ones({}, device()));
+  parameter.mutable_grad() = torch::full_like(parameter, kInf);
+  scaler.step(optimizer);
+  EXPECT_EQ(scaler.why_not_captured(), "optimizers were unscaled or stepped since the last update");
+  const auto update = scaler.queue_update();
+  EXPECT_EQ(scaler.get_scale(), 32);
+  EXPECT_EQ(scaler.overflows().updates, 0);
+  scaler.note_update(update);
+  scaler.note_update(update);
+  const auto report = scaler.overflows();
+  EXPECT_EQ(report.updates, 2);
+  EXPECT_EQ(report.overflows, 2);
+  EXPECT_EQ(report.skipped_steps, 2);
+  ASSERT_EQ(report.last.size(), 2u);
+  EXPECT_EQ(report.last[0], (SkippedUpdate{1, 64, 32, {{0, device()}}}));
+  EXPECT_EQ(scaler.why_not_captured(), "");
+}
+
+TEST_P(OverflowReports, AStepThatWasGivenUpIsForgotten) {
+  auto parameter = torch::zeros({2}, torch::device(device()).requires_grad(true));
+  torch::optim::SGD optimizer({parameter}, 0.1);
+  GradScaler scaler(GradScalerOptions(GetParam()).init_scale(64));
+  scaler.scale(torch::ones({}, device()));
+  parameter.mutable_grad() = torch::full_like(parameter, kInf);
+  scaler.unscale_(optimizer);
+  scaler.forget_step();
+  parameter.mutable_grad() = torch::ones_like(parameter);
+  scaler.unscale_(optimizer);  // as if for the first time
+  EXPECT_TRUE(scaler.step(optimizer).stepped());
+  scaler.update();
+  EXPECT_EQ(scaler.get_scale(), 64);
+  EXPECT_EQ(scaler.overflows().overflows, 0);
 }
 
 TEST(OverflowReportOptions, SizeHasARange) {
