@@ -104,6 +104,8 @@ GraphBase::Tensors GraphBase::call(const Tensors& inputs, const std::vector<size
   prepare(inputs);
   last_reason_.clear();
   why_not_captured_.clear();
+  why_step_not_captured_.clear();
+  launched_step_ = nullptr;
   const auto parts = config_.gradient_accumulation_steps();
   std::vector<Tensors> outputs;  // of each part
   std::optional<detail::GradientsBefore> before;
@@ -142,6 +144,7 @@ void GraphBase::prepare(const Tensors& inputs) {
     config_version_ = config_.version();
   }
   if (scaler_ == nullptr || !scaler_->is_enabled()) {
+    if (scale_.defined()) recordings_.clear();  // one took its place that does not scale
     scale_ = at::Tensor();
     return;
   }
@@ -155,28 +158,14 @@ void GraphBase::prepare(const Tensors& inputs) {
 }
 
 void GraphBase::step() {
+  if (launched_step_ != nullptr) return launched_step_->note();
   bool any = false;
   for (const auto& parameter : parameters_) any = any || parameter.grad().defined();
   HALFSTEP_CHECK_USAGE(any, "Graph",
                        "a graph with optimizers must compute gradients, but no parameter got one; "
                        "call loss.backward() in build, or use a graph without optimizers");
-  for (const auto& [optimizer, scheduler] : optimizers_) {
-    if (scaler_ != nullptr) {
-      const auto result = scaler_->step(*optimizer);
-      if (scheduler != nullptr) scheduler->step(result);
-    } else {
-      optimizer->step();
-      if (scheduler != nullptr) scheduler->step();
-    }
-  }
-  if (scaler_ != nullptr) scaler_->update();
-  for (const auto& stepped : optimizers_) {
-    for (const auto& group : stepped.optimizer->param_groups()) {
-      for (const auto& parameter : group.params()) {
-        if (parameter.grad().defined()) parameter.mutable_grad().reset();
-      }
-    }
-  }
+  const detail::OptimizerSteps steps(optimizers_, scaler_);
+  steps.note(steps.queue());
 }
 
 GraphBase::Tensors GraphBase::run_part(const Tensors& inputs, const std::vector<size_t>& structure,
@@ -186,14 +175,21 @@ GraphBase::Tensors GraphBase::run_part(const Tensors& inputs, const std::vector<
   parameters_ = recording.parameters;
   // The step's own gradients alone: others are there already, of an earlier part or the user's.
   Tensors earlier;
+  bool had_gradients = false;
   for (const auto& parameter : parameters_) {
     earlier.push_back(parameter.grad());
+    had_gradients = had_gradients || parameter.grad().defined();
     parameter.mutable_grad() = at::Tensor();
   }
   Tensors outputs;
   try {
-    outputs =
-        recording.replay ? replay(recording, inputs, build) : record(recording, inputs, build);
+    std::string why_no_step;
+    if (config_.gradient_accumulation_steps() > 1)
+      why_no_step = "gradients of several parts are added up";
+    else if (had_gradients)
+      why_no_step = "gradients were there before the call";
+    outputs = recording.replay ? replay(recording, inputs, build, why_no_step)
+                               : record(recording, inputs, build);
   } catch (...) {
     for (size_t i = 0; i < earlier.size(); ++i) parameters_[i].mutable_grad() = earlier[i];
     recordings_.clear();

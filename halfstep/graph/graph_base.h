@@ -1,6 +1,7 @@
 #pragma once
 #include "halfstep/graph/backward_gradient.h"
 #include "halfstep/graph/graph_config.h"
+#include "halfstep/graph/optimizer_steps.h"
 #include "halfstep/graph/recording.h"
 #include "halfstep/optim/lr_scheduler.h"
 #include "halfstep/scaling/grad_scaler.h"
@@ -60,6 +61,10 @@ class GraphBase : public torch::nn::Module {
   int64_t captured_steps() const { return captured_steps_; }
   const std::string& why_not_captured() const { return why_not_captured_; }
 
+  /// Why the optimizers' steps were not part of the last launch but came after it; empty where they
+  /// were, and where there was no launch or there are no optimizers.
+  const std::string& why_step_not_captured() const { return why_step_not_captured_; }
+
   /// What the last call replays or recorded, one line an op; empty before the first.
   std::string program() const;
 
@@ -97,10 +102,6 @@ class GraphBase : public torch::nn::Module {
                std::any& shape);
 
  private:
-  struct Stepped {
-    torch::optim::Optimizer* optimizer;
-    optim::LRScheduler* scheduler;
-  };
   class InUse;
 
   Tensors run_part(const Tensors& inputs, const std::vector<size_t>& structure, const Build& build,
@@ -117,7 +118,9 @@ class GraphBase : public torch::nn::Module {
   bool plans_precision() const { return config_.amp_enabled() && config_.plans_precision(); }
   Tensors record(detail::Recording& recording, const Tensors& inputs, const Build& build);
   void run_passes(detail::Program& program) const;
-  Tensors replay(detail::Recording& recording, const Tensors& inputs, const Build& build);
+  std::unique_ptr<detail::CapturedReplay> make_capture(const detail::Recording& recording) const;
+  Tensors replay(detail::Recording& recording, const Tensors& inputs, const Build& build,
+                 const std::string& why_no_step);
   detail::Recording& recording_for(const Tensors& inputs, const std::vector<size_t>& structure);
   void drop_outdated();
   void tell(const std::string& reason);
@@ -127,14 +130,15 @@ class GraphBase : public torch::nn::Module {
 
   GraphConfig config_;
   int64_t config_version_ = 0;
-  std::vector<Stepped> optimizers_;
+  std::vector<detail::SteppedOptimizer> optimizers_;
   GradScaler* scaler_ = nullptr;
   at::Tensor scale_;
   std::vector<std::pair<std::string, at::Tensor>> tensors_;
   Tensors parameters_;  // those that get gradients, while a call runs
   std::vector<std::unique_ptr<detail::Recording>> recordings_;  // the last used one last
   int64_t recorded_steps_ = 0, replayed_steps_ = 0, captured_steps_ = 0;
-  std::string last_reason_, why_not_captured_;
+  std::string last_reason_, why_not_captured_, why_step_not_captured_;
+  const detail::StepCapture* launched_step_ = nullptr;  // of the call that runs
   int debug_level_ = -1;
   std::ostream* debug_out_ = nullptr;
   std::atomic<bool> in_use_ = false;

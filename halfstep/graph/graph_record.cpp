@@ -206,8 +206,7 @@ Tensors GraphBase::record(Recording& recording, const Tensors& inputs, const Bui
   run_passes(program);
   recording.replay = std::make_unique<detail::Replay>(
       std::move(program), config_.pass_enabled(GraphConfig::kPlanMemory));
-  if (config_.pass_enabled(GraphConfig::kCudaGraph))
-    recording.captured = detail::CapturedReplay::make(*recording.replay);
+  recording.captured = make_capture(recording);
   return outputs;
 }
 

@@ -7,15 +7,28 @@
 
 namespace halfstep {
 
+std::unique_ptr<detail::CapturedReplay> GraphBase::make_capture(
+    const detail::Recording& recording) const {
+  if (!config_.pass_enabled(GraphConfig::kCudaGraph)) return nullptr;
+  return detail::CapturedReplay::make(*recording.replay, [&](c10::Device device) {
+    return optimizers_.empty() ? nullptr
+                               : std::make_unique<detail::StepCapture>(
+                                     optimizers_, scaler_, recording.parameters, device);
+  });
+}
+
 std::vector<at::Tensor> GraphBase::replay(detail::Recording& recording, const Tensors& inputs,
-                                          const Build& build) {
+                                          const Build& build, const std::string& why_no_step) {
   auto& replay = *recording.replay;
   auto* captured = recording.captured.get();
   const detail::OwnInputs own(
       inputs, [&](const c10::StorageImpl* storage) { return recording.watched->holds(storage); });
   own.check_writes(replay.program());
   const auto run = [&] {
-    return captured != nullptr ? captured->run(own.tensors) : replay.run(own.tensors);
+    if (captured == nullptr) return replay.run(own.tensors);
+    // Compared with an eager run before anything is stepped.
+    if (config_.checks_replays()) return captured->run(own.tensors, "the checked mode needs it so");
+    return captured->run(own.tensors, why_no_step);
   };
   detail::StepResults results;
   const bool planned = replay.has_memory_plan();
@@ -39,16 +52,23 @@ std::vector<at::Tensor> GraphBase::replay(detail::Recording& recording, const Te
   ++replayed_steps_;
   if (captured != nullptr) {
     why_not_captured_ = captured->why_not();
-    if (why_not_captured_.empty()) ++captured_steps_;
+    if (why_not_captured_.empty()) {
+      ++captured_steps_;
+      why_step_not_captured_ = captured->why_no_step();
+    }
+    launched_step_ = captured->launched_step();
   }
   if (debug_level_ >= 1) {
     if (!planned && replay.has_memory_plan())
       *debug_out_ << "[Graph] plan_memory: " << replay.memory() << '\n';
-    if (captured != nullptr && captured->why_not() != why_not_before)
+    if (captured != nullptr && captured->why_not() != why_not_before) {
       *debug_out_ << "[Graph] cuda_graph: "
                   << (why_not_captured_.empty() ? "launched as one"
-                                                : "op by op, for " + why_not_captured_)
-                  << '\n';
+                                                : "op by op, for " + why_not_captured_);
+      if (!why_step_not_captured_.empty())
+        *debug_out_ << ", without the step, for " << why_step_not_captured_;
+      *debug_out_ << '\n';
+    }
   }
   for (size_t i = 0; i < parameters_.size(); ++i)
     parameters_[i].mutable_grad() = results.gradients[i];

@@ -6,10 +6,10 @@
 #include "halfstep/scaling.h"
 
 #include <sstream>
-#include <stdexcept>
 
 #include <ATen/CPUGeneratorImpl.h>
 
+#include "tests/graph/pretended_capture.h"
 #include "tests/graph/recorded.h"
 #include "tests/graph/step_test.h"
 #include "tests/support/errors.h"
@@ -17,7 +17,6 @@
 
 namespace {
 
-using halfstep::detail::capture_maker;
 using halfstep::detail::why_not_captured;
 using halfstep::testing::ConvNet;
 using halfstep::testing::Mlp;
@@ -28,58 +27,7 @@ using halfstep::testing::Step;
 using halfstep::testing::Tensors;
 using torch::Tensor;
 
-/// What was asked of pretended captures, and how they answer.
-struct Device {
-  int made = 0, warm_ups = 0, captures = 0, launches = 0;
-  size_t generators = 0;
-  std::string busy, refuses;
-};
-
-/// Captures a run by keeping it, and launches it by running it.
-class Pretended final : public halfstep::detail::DeviceCapture {
- public:
-  explicit Pretended(Device& device) : device_(device) { ++device.made; }
-  std::string why_not_now() const override { return device_.busy; }
-  halfstep::detail::StepResults warm_up(
-      const std::function<halfstep::detail::StepResults()>& run) override {
-    ++device_.warm_ups;
-    return run();
-  }
-  void capture(const std::function<void()>& run,
-               const std::vector<at::Generator>& generators) override {
-    if (!device_.refuses.empty()) throw std::runtime_error(device_.refuses);
-    ++device_.captures;
-    device_.generators = generators.size();
-    run_ = run;
-  }
-  void launch(const std::function<void()>& first) override {
-    ++device_.launches;
-    first();
-    run_();
-  }
-
- private:
-  Device& device_;
-  std::function<void()> run_;
-};
-
-class GraphCapture : public ::testing::Test {
- protected:
-  GraphCapture() {
-    torch::manual_seed(5);
-    capture_maker(c10::kCPU) = [this](c10::Device) { return std::make_unique<Pretended>(device); };
-  }
-  ~GraphCapture() override { capture_maker(c10::kCPU) = nullptr; }
-
-  /// Until the next call is launched: recorded twice, warmed up twice.
-  static void warm_up(Step& step, const Tensor& x) {
-    for (int i = 0; i < 4; ++i) step(x);
-    ASSERT_EQ(step.replayed_steps(), 2);
-    ASSERT_EQ(step.captured_steps(), 0);
-  }
-
-  Device device;
-};
+class GraphCapture : public halfstep::testing::CaptureTest {};
 
 TEST_F(GraphCapture, WarmsUpThenCapturesAndLaunches) {
   const auto w = torch::randn({4});

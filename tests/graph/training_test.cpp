@@ -104,6 +104,28 @@ TEST_P(GraphTraining, ADynamicScaleSkipsFallsAndGrowsAsInEagerCode) {
             *std::max_element(scales.begin(), scales.end()));
 }
 
+// As GradScaler::diagnosis advises: go on without a scale.
+TEST_P(GraphTraining, AScalerThatIsReplacedByADisabledOneScalesNoMore) {
+  auto net = mlp();
+  SGD eager(net->parameters(), SGDOptions(1e-2));
+  TrainingStep train(mlp());
+  SGD sgd(train.net->parameters(), SGDOptions(1e-2));
+  GradScaler scaler(scaling(1024));
+  train.add_optimizer(sgd);
+  train.set_grad_scaler(scaler);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (i == 4) scaler = GradScaler(GradScalerOptions(device().type()).enabled(false));
+    if (i == 6) scaler = GradScaler(scaling(64));
+    net->forward(inputs[i]).square().mean().backward();
+    eager.step();
+    eager.zero_grad();
+    train(inputs[i]);
+    EXPECT_TRUE(same_bits(state_of(*net), state_of(*train.net))) << i;  // powers of two
+  }
+  EXPECT_EQ(train.recorded_steps(), 6);
+  EXPECT_EQ(train.replayed_steps(), 2);
+}
+
 TEST_P(GraphTraining, AFloat16LossIsScaledThoughLossTimesScaleOverflows) {
   struct Low : Graph<Tensor(Tensor)> {
     explicit Low(const Tensor& its_weight) : weight(register_parameter("weight", its_weight)) {}

@@ -24,18 +24,21 @@ at::Tensor copy_of(const at::Tensor& tensor) {
 
 }  // namespace
 
-std::unique_ptr<CapturedReplay> CapturedReplay::make(Replay& replay) {
+std::unique_ptr<CapturedReplay> CapturedReplay::make(Replay& replay, const MakeStep& make_step) {
   for (const auto& value : replay.program().values) {
     const auto device = value.geometry.device;
     if (const auto& maker = capture_maker(device.type()))
-      return std::unique_ptr<CapturedReplay>(new CapturedReplay(replay, device, maker(device)));
+      return std::unique_ptr<CapturedReplay>(
+          new CapturedReplay(replay, device, maker(device), make_step(device)));
   }
   return nullptr;
 }
 
 CapturedReplay::CapturedReplay(Replay& replay, c10::Device device,
-                               std::unique_ptr<DeviceCapture> capture)
+                               std::unique_ptr<DeviceCapture> capture,
+                               std::unique_ptr<StepCapture> step)
     : replay_(replay),
+      step_(std::move(step)),
       refused_(why_not_captured(replay.program(), device)),
       capture_(std::move(capture)) {
   for (const auto& value : replay.program().values) {
@@ -45,39 +48,48 @@ CapturedReplay::CapturedReplay(Replay& replay, c10::Device device,
   }
 }
 
-StepResults CapturedReplay::run(at::TensorList inputs) {
+StepResults CapturedReplay::run(at::TensorList inputs, const std::string& why_no_step) {
+  launched_step_ = nullptr;
   if (!refused_.empty()) return run_by_op(inputs, refused_);
   if (auto why = capture_->why_not_now(); !why.empty()) return run_by_op(inputs, std::move(why));
-  if (captured_ && !copies_gradients_ && gradients_are_held()) {
+  if (captured_ && !has_step_ && !copies_gradients_ && gradients_are_held()) {
     copies_gradients_ = true;
-    captured_ = false;  // its memory is theirs
-    results_ = {};
+    drop();  // its memory is theirs
     return run_by_op(inputs, "gradients of an earlier step are still held");
   }
   std::string why = "it warms up";
-  if (const auto moved = captured_ ? moved_tensor() : ""; !moved.empty()) {
-    captured_ = false;
-    results_ = {};
+  if (auto outdated = captured_ ? why_outdated(why_no_step) : ""; !outdated.empty()) {
+    drop();
     warm_ups_ = next_warm_ups_;
     next_warm_ups_ *= 2;
-    why = moved + " has other memory";
+    why = std::move(outdated);
   }
   if (warm_ups_ > 0) {
     --warm_ups_;
     why_not_ = std::move(why);
     return capture_->warm_up([&] { return replay_.run(inputs); });
   }
-  if (!captured_) {
-    try {
-      capture(inputs);
-    } catch (const std::exception& error) {
-      refused_ = "it was refused: " + first_line(error);
-      inputs_.clear();
-      results_ = {};
-      return run_by_op(inputs, refused_);
-    }
+  if (!captured_) refused_ = capture(inputs, why_no_step);
+  return refused_.empty() ? launch(inputs) : run_by_op(inputs, refused_);
+}
+
+std::string CapturedReplay::why_outdated(const std::string& why_no_step) {
+  if (auto moved = moved_tensor(); !moved.empty()) return moved + " has other memory";
+  if (!has_step_) return "";
+  auto why = why_no_step.empty() ? step_->why_not() : why_no_step;
+  if (why.empty()) {
+    step_->prepare();
+    if (step_->is_outdated()) why = "an optimizer or the scaler was changed";
   }
-  return launch(inputs);
+  if (!why.empty() && ++outdated_steps_ == kMostOutdatedSteps)
+    step_refused_ = "it was outdated too often: " + why;
+  return why;
+}
+
+void CapturedReplay::drop() {
+  captured_ = false;
+  results_ = {};
+  if (step_) step_->forget();
 }
 
 StepResults CapturedReplay::run_by_op(at::TensorList inputs, std::string why) {
@@ -85,18 +97,47 @@ StepResults CapturedReplay::run_by_op(at::TensorList inputs, std::string why) {
   return replay_.run(inputs);
 }
 
-void CapturedReplay::capture(at::TensorList inputs) {
+/// Says why nothing can be captured, as a clause; empty where it is now.
+std::string CapturedReplay::capture(at::TensorList inputs, const std::string& why_no_step) {
+  auto& why = why_no_step_;
+  why.clear();
+  if (step_) why = !step_refused_.empty() ? step_refused_ : why_no_step;
+  if (step_ && why.empty()) why = step_->why_not();
+  has_step_ = step_ != nullptr && why.empty();
+  while (true) {
+    try {
+      capture_all(inputs);
+      return "";
+    } catch (const std::exception& error) {
+      drop();
+      auto refused = "it was refused: " + first_line(error);
+      if (!has_step_) {
+        inputs_.clear();
+        return refused;
+      }
+      has_step_ = false;
+      why = step_refused_ = std::move(refused);
+    }
+  }
+}
+
+void CapturedReplay::capture_all(at::TensorList inputs) {
   if (inputs_.empty()) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     for (const auto& input : inputs)
       inputs_.push_back(at::empty_strided(input.sizes(), input.strides(), input.options()));
   }
   for (auto& [tensor, place] : places_) place = tensor.const_data_ptr();
+  if (has_step_) {
+    step_->prepare();
+    step_->remember();
+  }
   const auto run = [this] {
     results_ = replay_.run(inputs_);
     uses_.clear();
     for (const auto& gradient : results_.gradients)
       uses_.push_back(gradient.defined() ? gradient.storage().use_count() : 0);
+    if (has_step_) step_->queue(results_.gradients);
   };
   capture_->capture(run, generators_of(replay_.program()));
   captured_ = true;
@@ -109,10 +150,15 @@ StepResults CapturedReplay::launch(at::TensorList inputs) {
   });
   replay_.note_writes();
   why_not_.clear();
+  if (has_step_) launched_step_ = step_.get();
   StepResults given;
   for (const auto& output : results_.outputs) given.outputs.push_back(copy_of(output));
-  for (const auto& gradient : results_.gradients)
-    given.gradients.push_back(copies_gradients_ ? copy_of(gradient) : gradient);
+  for (const auto& gradient : results_.gradients) {
+    if (has_step_)
+      given.gradients.emplace_back();
+    else
+      given.gradients.push_back(copies_gradients_ ? copy_of(gradient) : gradient);
+  }
   return given;
 }
 

@@ -1,7 +1,9 @@
 #pragma once
 #include "halfstep/graph/capture/device_capture.h"
+#include "halfstep/graph/capture/step_capture.h"
 #include "halfstep/graph/replay.h"
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -15,37 +17,56 @@ namespace halfstep::detail {
 ///
 /// Inputs are copied into tensors of the capture's, outputs are copies. Gradients lie in the
 /// capture's memory and are written anew by each run: where somebody still holds some when the next
-/// run begins, that one goes op by op, and copies are given out from then on.
+/// run begins, that one goes op by op, and copies are given out from then on. With a step that can
+/// be captured none are given out: the launch uses them up.
 class CapturedReplay {
  public:
-  /// For the device of the program's tensors; null where nothing captures on such devices. `replay`
-  /// must outlive it.
-  static std::unique_ptr<CapturedReplay> make(Replay& replay);
+  using MakeStep = std::function<std::unique_ptr<StepCapture>(c10::Device)>;
 
-  /// As Replay::run.
-  StepResults run(at::TensorList inputs);
+  /// For the device of the program's tensors; null where nothing captures on such devices. `replay`
+  /// must outlive it. `make_step` may give null: nobody steps.
+  static std::unique_ptr<CapturedReplay> make(Replay& replay, const MakeStep& make_step);
+
+  /// As Replay::run. `why_no_step`, a clause, is not empty where the step must not be part of it.
+  StepResults run(at::TensorList inputs, const std::string& why_no_step);
 
   /// Why the last run was no launch, as a clause; empty where it was one.
   const std::string& why_not() const { return why_not_; }
 
+  /// The step that the last run was a launch of, too, to be noted; null where it has yet to be
+  /// made.
+  const StepCapture* launched_step() const { return launched_step_; }
+  /// Why what was captured last is without the step, as a clause; empty where it is not.
+  const std::string& why_no_step() const { return why_no_step_; }
+
   /// So many runs warm up before the first capture. Each time that memory which the capture counts
   /// on was exchanged for other, twice as many go before the next.
   static constexpr int kWarmUps = 2;
+  /// So often a capture with the step may turn out to be outdated; then it is made without.
+  static constexpr int kMostOutdatedSteps = 3;
 
  private:
-  CapturedReplay(Replay& replay, c10::Device device, std::unique_ptr<DeviceCapture> capture);
+  CapturedReplay(Replay& replay, c10::Device device, std::unique_ptr<DeviceCapture> capture,
+                 std::unique_ptr<StepCapture> step);
 
   StepResults run_by_op(at::TensorList inputs, std::string why);
-  void capture(at::TensorList inputs);
+  std::string why_outdated(const std::string& why_no_step);
+  void drop();
+  std::string capture(at::TensorList inputs, const std::string& why_no_step);
+  void capture_all(at::TensorList inputs);
   StepResults launch(at::TensorList inputs);
   bool gradients_are_held() const;
   std::string moved_tensor() const;
 
   Replay& replay_;
-  std::string refused_;  // for good
-  std::string why_not_;
+  std::unique_ptr<StepCapture> step_;
+  std::string refused_, step_refused_;  // for good
+  std::string why_not_, why_no_step_;
+  const StepCapture* launched_step_ = nullptr;
   int warm_ups_ = kWarmUps, next_warm_ups_ = 2 * kWarmUps;
+  int outdated_steps_ = 0;
   bool captured_ = false;
+  bool has_step_ = false;  // what is captured
   bool copies_gradients_ = false;
   std::vector<at::Tensor> inputs_;
   StepResults results_;       // of the capture
