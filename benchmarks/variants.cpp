@@ -72,9 +72,7 @@ class Recorded : public Graph<at::Tensor(at::Tensor, at::Tensor)> {
  public:
   Recorded(std::shared_ptr<train::Model> network, bool autocast, bool lowers_convolutions)
       : network_(register_module("network", std::move(network))),
-        adam_(network_->parameters(),
-              autocast ? optim::AdamOptions(learning_rate).shadow_weights(at::kBFloat16)
-                       : optim::AdamOptions(learning_rate)) {
+        adam_(network_->parameters(), adam_options(autocast)) {
     config()
         .enable_amp(autocast, at::kBFloat16)
         .enable_pass("lower_convolutions", lowers_convolutions);
@@ -87,6 +85,13 @@ class Recorded : public Graph<at::Tensor(at::Tensor, at::Tensor)> {
   }
 
  private:
+  static optim::AdamOptions adam_options(bool autocast) {
+    optim::AdamOptions options(learning_rate);
+    options.capturable();
+    if (autocast) options.shadow_weights(at::kBFloat16);
+    return options;
+  }
+
   std::shared_ptr<train::Model> network_;
   optim::Adam adam_;
 };

@@ -6,10 +6,14 @@
 #include <algorithm>
 #include <utility>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/autograd.h>
 #include <torch/optim/lbfgs.h>
 
 namespace halfstep {
@@ -81,6 +85,16 @@ at::Tensor part_of(const at::Tensor& input, int64_t part, int64_t parts) {
   return input.narrow(0, part * size, size);
 }
 
+/// Autograd's thread of a GPU holds on to the last node it ran, and so to a parameter, until it is
+/// given another.
+void let_go_of_nodes(c10::Device device) {
+  if (device.is_cpu()) return;
+  const c10::InferenceMode normal_mode(false);
+  const at::AutoGradMode with_gradients(true);
+  const auto one = at::ones({}, at::TensorOptions(device)).requires_grad_();
+  torch::autograd::backward({one * 1}, {});
+}
+
 at::Tensor put_together(const Tensors& parts) {
   if (!parts.front().defined()) return {};
   return parts.front().dim() == 0 ? at::stack(parts) : at::cat(parts);
@@ -124,6 +138,7 @@ GraphBase::Tensors GraphBase::call(const Tensors& inputs, const std::vector<size
   }
   if (!optimizers_.empty()) step();
   if (!last_reason_.empty()) {
+    let_go_of_nodes(device_of(inputs));
     for (auto& recording : recordings_) {
       if (recording->watched) recording->watched->count_uses();
     }

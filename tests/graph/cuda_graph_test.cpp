@@ -6,6 +6,7 @@
 #include <array>
 #include <chrono>
 #include <iostream>
+#include <limits>
 #include <string>
 
 #include <c10/core/StreamGuard.h>
@@ -106,6 +107,57 @@ TEST_F(CudaGraph, BatchNormAndDropoutTrainToTheSameBits) {
   expect_same_training<ConvNet>({16, 1, 8, 8});
 }
 
+/// Twelve steps with an overflow before the capture, in the first launch and later.
+template <class Optimizer, class Options>
+CudaRun train_whole_step(Options options, bool capture) {
+  torch::manual_seed(7);
+  Mlp net;
+  net->to(torch::kCUDA);
+  Optimizer optimizer(net->parameters(), options.capturable());
+  halfstep::optim::LRScheduler schedule(optimizer, halfstep::optim::step_lr(2, 0.5));
+  halfstep::GradScaler scaler(halfstep::GradScalerOptions().init_scale(256).growth_interval(3));
+  CudaTrain<Mlp> step(net);
+  step.config().enable_amp(true, torch::kHalf).enable_pass("cuda_graph", capture);
+  step.add_optimizer(optimizer, schedule);
+  step.set_grad_scaler(scaler);
+  CudaRun trained;
+  for (const int i : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}) {
+    auto x = torch::randn({16, 12}, torch::kCUDA);
+    const auto y = torch::randint(4, {16}, at::TensorOptions(torch::kCUDA).dtype(torch::kLong));
+    if (i == 1 || i == 4 || i == 8) x.fill_(std::numeric_limits<float>::infinity());
+    trained.losses.push_back(step(x, y).nan_to_num());
+    EXPECT_EQ(step.why_step_not_captured(), "") << i;
+  }
+  trained.state = state_of(*net);
+  trained.captured = step.captured_steps();
+  trained.why_not = step.why_not_captured();
+  trained.scale = scaler.get_scale();
+  EXPECT_EQ(schedule.steps(), 9);
+  EXPECT_EQ(scaler.overflows().skipped_steps, 3);
+  EXPECT_EQ(scaler.overflows().updates, 12);
+  return trained;
+}
+
+template <class Optimizer, class Options>
+void expect_same_whole_step(const Options& options) {
+  const auto captured = train_whole_step<Optimizer>(options, true);
+  const auto by_op = train_whole_step<Optimizer>(options, false);
+  EXPECT_TRUE(same_bits(by_op.losses, captured.losses));
+  EXPECT_TRUE(same_bits(by_op.state, captured.state));
+  EXPECT_EQ(by_op.scale, captured.scale);
+  EXPECT_EQ(captured.captured, 8) << captured.why_not;
+}
+
+TEST_F(CudaGraph, TheWholeStepIsCaptured) {
+  using namespace halfstep::optim;
+  expect_same_whole_step<Adam>(AdamOptions(1e-2));
+  expect_same_whole_step<Adam>(AdamOptions(1e-2).amsgrad(true).clip_norm(0.1));
+  expect_same_whole_step<AdamW>(AdamWOptions(1e-2).shadow_weights(torch::kHalf));
+  expect_same_whole_step<SGD>(SGDOptions(1e-2).momentum(0.9).nesterov(true));
+  expect_same_whole_step<SGD>(SGDOptions(1e-2).clip_value(1e-3));
+  expect_same_whole_step<Adagrad>(AdagradOptions(1e-2).lr_decay(0.1));
+}
+
 TEST_F(CudaGraph, DropoutIsReproducibleAndSharesItsGenerator) {
   const auto function = [](const Tensor& x) { return torch::dropout(x, 0.5, true); };
   Step step(function);
@@ -198,7 +250,7 @@ TEST_F(CudaGraph, SavesTimeWhereLaunchesTakeIt) {
   for (const bool capture : {false, true}) {
     Mlp net;
     net->to(torch::kCUDA);
-    halfstep::optim::Adam adam(net->parameters(), halfstep::optim::AdamOptions(1e-3));
+    halfstep::optim::Adam adam(net->parameters(), halfstep::optim::AdamOptions(1e-3).capturable());
     CudaTrain<Mlp> step(net);
     step.config().enable_amp(true, torch::kBFloat16).enable_pass("cuda_graph", capture);
     step.add_optimizer(adam);
