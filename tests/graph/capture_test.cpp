@@ -9,7 +9,7 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
-#include "tests/graph/pretended_capture.h"
+#include "tests/graph/capture_on_cpu.h"
 #include "tests/graph/recorded.h"
 #include "tests/graph/step_test.h"
 #include "tests/support/errors.h"
@@ -27,7 +27,23 @@ using halfstep::testing::Step;
 using halfstep::testing::Tensors;
 using torch::Tensor;
 
-class GraphCapture : public halfstep::testing::CaptureTest {};
+class GraphCapture : public ::testing::Test {
+ protected:
+  GraphCapture() { torch::manual_seed(5); }
+
+  /// Until the next call is launched: recorded twice, warmed up twice.
+  static void warm_up(Step& step, const Tensor& x) {
+    for (int i = 0; i < 4; ++i) step(x);
+    ASSERT_EQ(step.replayed_steps(), 2);
+    ASSERT_EQ(step.captured_steps(), 0);
+  }
+
+ private:
+  halfstep::testing::CpuCaptures captures_;
+
+ protected:
+  halfstep::testing::CapturingCpu& device = captures_.cpu;
+};
 
 TEST_F(GraphCapture, WarmsUpThenCapturesAndLaunches) {
   const auto w = torch::randn({4});

@@ -181,8 +181,9 @@ TEST_P(GraphPlanCalls, HalfstepsAttentionIsWhite) {
   EXPECT_THAT(line, ::testing::HasSubstr("# bfloat16")) << plan;
   // The input and w, and the result: nothing around the attention.
   EXPECT_EQ(step->precision_plan().casts().size(), 3) << plan;
-  if (GetParam() == c10::kCPU)  // CUDA's may be made of several calls
+  if (GetParam() == c10::kCPU) {  // CUDA's may be made of several calls
     EXPECT_EQ(count(step->program(), "_to_copy("), 3) << step->program();
+  }
 
   auto black = step->precision_plan();
   black.set("halfstep::scaled_dot_product_attention", halfstep::OpColor::black);

@@ -12,17 +12,18 @@
 
 namespace halfstep::testing {
 
-/// What was asked of pretended captures, and how they answer.
-struct PretendedDevice {
+/// What was asked of captures on the CPU, and how they answer.
+struct CapturingCpu {
   int made = 0, warm_ups = 0, captures = 0, launches = 0;
   size_t generators = 0;
   std::string busy, refuses;
 };
 
-/// Captures a run by keeping it, and launches it by running it.
-class PretendedCapture final : public detail::DeviceCapture {
+/// Captures a run by keeping it, and launches it by running it: for decisions. What a launch sees
+/// of the host is tested by tests/pretended_cuda.
+class CaptureOnCpu final : public detail::DeviceCapture {
  public:
-  explicit PretendedCapture(PretendedDevice& device) : device_(device) { ++device.made; }
+  explicit CaptureOnCpu(CapturingCpu& device) : device_(device) { ++device.made; }
   std::string why_not_now() const override { return device_.busy; }
   detail::StepResults warm_up(const std::function<detail::StepResults()>& run) override {
     ++device_.warm_ups;
@@ -42,29 +43,23 @@ class PretendedCapture final : public detail::DeviceCapture {
   }
 
  private:
-  PretendedDevice& device_;
+  CapturingCpu& device_;
   std::function<void()> run_;
 };
 
-/// Graphs on the CPU think that it captures.
-class CaptureTest : public ::testing::Test {
- protected:
-  CaptureTest() {
-    torch::manual_seed(5);
+/// While it lives, graphs on the CPU think that it captures.
+class CpuCaptures {
+ public:
+  CpuCaptures() {
     detail::capture_maker(c10::kCPU) = [this](c10::Device) {
-      return std::make_unique<PretendedCapture>(device);
+      return std::make_unique<CaptureOnCpu>(cpu);
     };
   }
-  ~CaptureTest() override { detail::capture_maker(c10::kCPU) = nullptr; }
+  ~CpuCaptures() { detail::capture_maker(c10::kCPU) = nullptr; }
+  CpuCaptures(const CpuCaptures&) = delete;
+  CpuCaptures& operator=(const CpuCaptures&) = delete;
 
-  /// Until the next call is launched: recorded twice, warmed up twice.
-  static void warm_up(Step& step, const torch::Tensor& x) {
-    for (int i = 0; i < 4; ++i) step(x);
-    ASSERT_EQ(step.replayed_steps(), 2);
-    ASSERT_EQ(step.captured_steps(), 0);
-  }
-
-  PretendedDevice device;
+  CapturingCpu cpu;
 };
 
 }  // namespace halfstep::testing
