@@ -504,8 +504,6 @@ TEST_P(GraphCaptureStep, OverflowsAtTheMinimumScaleEndTheRun) {
   // The gradients of the launch were looked at.
   ASSERT_TRUE(trained.scaler->diagnosis());
   EXPECT_EQ(trained.scaler->diagnosis()->gradients, 4);
-  trained.run(1);
-  EXPECT_EQ(trained.step->why_not_captured(), "");
 }
 
 TEST_P(GraphCaptureStep, AScalerThatIsUsedOutsideToo) {
