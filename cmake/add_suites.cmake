@@ -1,9 +1,15 @@
-# Run by ctest: adds one test per GoogleTest suite of ${_program}.
+# Run by ctest: adds one test per GoogleTest suite of ${_program}, or one of all that ${_filter} names.
 cmake_policy(VERSION 3.25)
 if(NOT EXISTS "${_program}")
   get_filename_component(_name "${_program}" NAME)
   add_test("${_name}_NOT_BUILT" "${_program}")
   set_tests_properties("${_name}_NOT_BUILT" PROPERTIES LABELS "${_labels}")
+  return()
+endif()
+if(_filter)
+  get_filename_component(_name "${_program}" NAME)
+  add_test("${_name}" "${_program}" "--gtest_filter=${_filter}" --gtest_color=no)
+  set_tests_properties("${_name}" PROPERTIES LABELS "${_labels}" ENVIRONMENT "${_environment}" TIMEOUT 600)
   return()
 endif()
 execute_process(COMMAND "${_program}" --gtest_list_tests OUTPUT_VARIABLE _listing ERROR_VARIABLE _trouble RESULT_VARIABLE _failed)

@@ -131,6 +131,7 @@ TEST_P(ModuleRules, ReachLayersThatAutocastLeavesAlone) {
 }
 
 TEST_P(ModuleRules, ReachRecurrentLayersWithTheirListsOfWeights) {
+  HALFSTEP_REQUIRE_TRUE_CUDA("fused cells");
   HALFSTEP_REQUIRE_BFLOAT16_LSTM(GetParam());
   torch::nn::LSTM lstm(6, 6);
   torch::nn::ModuleList layers(lstm);

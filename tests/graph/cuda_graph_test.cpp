@@ -219,6 +219,7 @@ TEST_F(CudaGraph, GradientsOfAnEarlierStepStay) {
 }
 
 TEST_F(CudaGraph, ALaunchFromAnotherStreamWaitsForTheOneBefore) {
+  HALFSTEP_REQUIRE_TRUE_CUDA("streams that run side by side");
   Step step([](const Tensor& x) {
     auto y = x;
     for (int i = 0; i < 20; ++i) y = torch::mm(y, y) / 512;
@@ -245,6 +246,7 @@ TEST_F(CudaGraph, ALaunchFromAnotherStreamWaitsForTheOneBefore) {
 }
 
 TEST_F(CudaGraph, SavesTimeWhereLaunchesTakeIt) {
+  HALFSTEP_REQUIRE_TRUE_CUDA("speed");
   // Many small calls are what a CUDA graph is for.
   std::array<double, 2> seconds{};
   for (const bool capture : {false, true}) {

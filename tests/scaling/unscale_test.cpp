@@ -109,6 +109,7 @@ TEST_P(Unscale, GradScalingUnscaleMixed) {
 }
 
 TEST_P(Unscale, GradScalingUnscaleSparse) {
+  HALFSTEP_REQUIRE_TRUE_CUDA("sparse tensors");
   const auto indices = torch::tensor({{0, 1, 1}, {2, 0, 2}}, torch::device(device()));
   const auto sparse = [&](float last, c10::ScalarType dtype) {
     const auto values = torch::tensor({16.0F, 32.0F, last}).to(device(), dtype);
@@ -130,6 +131,7 @@ TEST_P(Unscale, GradScalingUnscaleSparse) {
 }
 
 TEST_P(Unscale, GradScalingUnscaleSparseSumOverflows) {
+  HALFSTEP_REQUIRE_TRUE_CUDA("sparse tensors");
   // Twice 64000 at one index: finite apart, past float16's range together.
   const auto indices = torch::tensor({{0, 1, 0}, {2, 0, 2}}, torch::device(device()));
   const auto values = torch::tensor({64000.0F, 32.0F, 64000.0F}).to(device(), torch::kHalf);
@@ -202,6 +204,7 @@ TEST_P(Unscale, NoGradientsGiveNoFlags) {
 }
 
 TEST_P(Unscale, RefusesWhatItCannotTakeBeforeAnyChange) {
+  HALFSTEP_REQUIRE_TRUE_CUDA("sparse tensors");
   auto bad = [&](const at::Tensor& gradient) {
     return optimizer_with({fours(torch::kFloat), gradient});
   };

@@ -10,6 +10,11 @@ bool has_cuda_devices(int count) {
   return static_cast<int>(torch::cuda::device_count()) >= count;
 }
 
+bool& cuda_is_pretended() {
+  static bool pretended = false;
+  return pretended;
+}
+
 bool has_bfloat16_lstm(c10::DeviceType device_type) {
   if (device_type != c10::kCPU) return true;
   torch::jit::Stack supported;

@@ -30,7 +30,14 @@ class DeviceTest : public ::testing::TestWithParam<c10::DeviceType> {
   if (!::halfstep::testing::has_bfloat16_lstm(device_type)) \
   GTEST_SKIP() << "SKIPPED, NOTHING WAS TESTED: this CPU has no LSTM in bfloat16"
 
+/// Skips the calling test where CUDA is only pretended: it needs what is not, `what`.
+#define HALFSTEP_REQUIRE_TRUE_CUDA(what)              \
+  if (::halfstep::testing::cuda_is_pretended())       \
+  GTEST_SKIP() << "SKIPPED, NOTHING WAS TESTED: the pretended CUDA has no " << (what)
+
 bool has_cuda_devices(int count);
+/// Whether the CUDA device that works here is that of tests/pretended_cuda.
+bool& cuda_is_pretended();
 /// Whether LSTM layers run in bfloat16 there: on a CPU that is oneDNN's to say.
 bool has_bfloat16_lstm(c10::DeviceType device_type);
 std::string device_param_name(const ::testing::TestParamInfo<c10::DeviceType>& info);
