@@ -198,11 +198,7 @@ GraphBase::Tensors GraphBase::run_part(const Tensors& inputs, const std::vector<
   }
   Tensors outputs;
   try {
-    std::string why_no_step;
-    if (config_.gradient_accumulation_steps() > 1)
-      why_no_step = "gradients of several parts are added up";
-    else if (had_gradients)
-      why_no_step = "gradients were there before the call";
+    const std::string why_no_step = had_gradients ? "gradients were there before the call" : "";
     outputs = recording.replay ? replay(recording, inputs, build, why_no_step)
                                : record(recording, inputs, build);
   } catch (...) {

@@ -10,10 +10,20 @@ namespace halfstep {
 std::unique_ptr<detail::CapturedReplay> GraphBase::make_capture(
     const detail::Recording& recording) const {
   if (!config_.pass_enabled(GraphConfig::kCudaGraph)) return nullptr;
+  auto parameters = recording.parameters;
+  const auto& gradients = recording.replay->program().gradients;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    if (!gradients[i]) parameters[i] = at::Tensor();
+  }
+  std::string never;
+  if (config_.gradient_accumulation_steps() > 1)
+    never = "gradients of several parts are added up";
+  else if (config_.checks_replays())
+    never = "the checked mode looks at gradients before they are used";
   return detail::CapturedReplay::make(*recording.replay, [&](c10::Device device) {
     return optimizers_.empty() ? nullptr
-                               : std::make_unique<detail::StepCapture>(
-                                     optimizers_, scaler_, recording.parameters, device);
+                               : std::make_unique<detail::StepCapture>(optimizers_, scaler_,
+                                                                       parameters, device, never);
   });
 }
 
@@ -25,10 +35,7 @@ std::vector<at::Tensor> GraphBase::replay(detail::Recording& recording, const Te
       inputs, [&](const c10::StorageImpl* storage) { return recording.watched->holds(storage); });
   own.check_writes(replay.program());
   const auto run = [&] {
-    if (captured == nullptr) return replay.run(own.tensors);
-    // Compared with an eager run before anything is stepped.
-    if (config_.checks_replays()) return captured->run(own.tensors, "the checked mode needs it so");
-    return captured->run(own.tensors, why_no_step);
+    return captured != nullptr ? captured->run(own.tensors, why_no_step) : replay.run(own.tensors);
   };
   detail::StepResults results;
   const bool planned = replay.has_memory_plan();

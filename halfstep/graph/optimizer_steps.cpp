@@ -17,11 +17,20 @@ OptimizerSteps::Queued OptimizerSteps::queue() const {
 }
 
 void OptimizerSteps::note(const Queued& queued) const {
-  for (size_t i = 0; i < optimizers_.size(); ++i) {
-    if (optimizers_[i].scheduler != nullptr) optimizers_[i].scheduler->step(queued.results[i]);
+  try {
+    // Before the gradients go: it may look for those that overflowed.
+    if (queued.update) scaler_->note_update(*queued.update);
+    for (size_t i = 0; i < optimizers_.size(); ++i) {
+      if (optimizers_[i].scheduler != nullptr) optimizers_[i].scheduler->step(queued.results[i]);
+    }
+  } catch (...) {
+    take_gradients_away();
+    throw;
   }
-  // Before the gradients go: it may look for those that overflowed.
-  if (queued.update) scaler_->note_update(*queued.update);
+  take_gradients_away();
+}
+
+void OptimizerSteps::take_gradients_away() const {
   for (const auto& stepped : optimizers_) {
     for (const auto& group : stepped.optimizer->param_groups()) {
       for (const auto& parameter : group.params()) {

@@ -32,11 +32,13 @@ class OptimizerSteps {
   /// Steps the optimizers in their order, by the scaler where there is one, and updates the scale.
   Queued queue() const;
 
-  /// Advances the schedules of steps that were taken, writes the scaler's history, and takes the
-  /// gradients away.
+  /// Writes the scaler's history, advances the schedules of steps that were taken, and takes the
+  /// gradients away, also where one of these throws.
   void note(const Queued& queued) const;
 
  private:
+  void take_gradients_away() const;
+
   const std::vector<SteppedOptimizer>& optimizers_;
   GradScaler* scaler_;
 };

@@ -105,30 +105,39 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   at::Tensor shadow_of(const at::Tensor& parameter) const;
 
   // For a step that a CUDA graph holds (the option capturable). Graph does all this by itself; with
-  // a CUDA graph of your own:
+  // a CUDA graph of your own, after some eager iterations, gradients staying in the parameters:
   //
+  //   backward();                                   // the gradients that are written again below
   //   if (auto why = adam.why_not_captured(device); !why.empty()) …  // step it outside
   //   adam.write_rates();
   //   graph.capture_begin();
-  //   … adam.step(); const auto norm = adam.grad_norm(); …
+  //   backward(); scaler.step(adam);
+  //   const auto norm = adam.grad_norm();
+  //   const auto update = scaler.queue_update();
   //   graph.capture_end();
-  //   for (…) {
-  //     adam.write_rates();  // where a schedule changed them
+  //   const auto facts = adam.captured_facts();
+  //   while (adam.captured_facts() == facts) {      // else capture anew
+  //     adam.write_rates();                         // where a schedule changed them
   //     graph.replay();
   //     adam.note_step(norm);
+  //     scaler.note_update(update);
   //   }
 
+  /// Whether the option is set.
+  bool is_capturable() const { return settings_.capturable; }
+
   /// Why a step with the gradients that are there now can't be captured on `device` and launched
-  /// again, as a clause: the option is not set, something lies elsewhere, or a state has yet to be
-  /// made by a first step. Empty where it can. Does not sync.
+  /// again, as a clause: the option is not set, grad_scale or found_inf are, something lies
+  /// elsewhere, a state has yet to be made by a first step, or a master by the next one. Empty
+  /// where it can. A class of your own whose step does more is yours to judge. Does not sync.
   std::string why_not_captured(c10::Device device) const;
 
   /// Brings the learning rates to the device, where they changed. `step` does so itself, a launch
   /// does not. Does not sync.
   void write_rates();
 
-  /// What a captured step goes on with, whatever becomes of it: options but for the rates, and
-  /// where tensors lie. Capture anew where it is another one than at the capture.
+  /// What a captured step with the gradients that are there now goes on with whatever becomes of
+  /// it: options but for the rates, and where parameters and state lie.
   struct CapturedFacts {
     std::vector<double> numbers;
     std::vector<const void*> memory;
@@ -136,9 +145,10 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
   };
   CapturedFacts captured_facts() const;
 
-  /// To be called after each launch of a captured step: gives what it wrote new versions, takes
-  /// note of masters and shadow weights, and forgets casts. `grad_norm` is what grad_norm() was
-  /// after the capture; a copy of it is grad_norm() from now on. Does not sync.
+  /// To be called after each launch of a captured step, with its gradients in the parameters: gives
+  /// what it wrote new versions, takes note of masters and shadow weights, and forgets casts.
+  /// `grad_norm` is what grad_norm() was after the capture; a copy of it is grad_norm() from now
+  /// on. Does not sync.
   void note_step(const at::Tensor& grad_norm);
 
  protected:
@@ -246,7 +256,9 @@ class FusedOptimizer : public torch::optim::Optimizer, public TakesGradScale {
                            AtenFactors& factors);
   void step_with_own(std::vector<Prepared>& work, const Divisor& divisor);
   const at::Tensor& rate_on(c10::Device device, std::size_t group);
-  bool has_settled_state(const detail::StepItem& item) const;
+  const FusedState* state_of(const at::Tensor& parameter) const;
+  bool has_state(const detail::StepItem& item) const;
+  bool is_settled(const detail::StepItem& item) const;
   void make_shadows(const std::vector<at::Tensor>& parameters);
   void write_shadow(const at::Tensor& parameter) const;
   void note_shadow(const at::Tensor& parameter) const;

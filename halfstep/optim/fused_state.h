@@ -29,6 +29,11 @@ class FusedState : public torch::optim::OptimizerParamState {
   /// The parameter as the last step left it. Not saved.
   halfstep::detail::WeightMark mark;
 
+  /// All of the above, undefined ones too.
+  std::array<const at::Tensor*, kBuffers + 2> tensors() const {
+    return {&step, &buffers[0], &buffers[1], &buffers[2], &master};
+  }
+
   /// Names of the buffers in archives; nullptr from the first one that is not used.
   virtual std::array<const char*, kBuffers> buffer_names() const = 0;
 

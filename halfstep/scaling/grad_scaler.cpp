@@ -298,7 +298,10 @@ void GradScaler::update() {
 }
 
 std::string GradScaler::why_not_captured() const {
+  if (!is_enabled()) return "";
   if (options_.rank_agreement()) return "ranks agree on overflows over a process group";
+  if (!scale_state_.defined() || (options_.check_overflow() && !watch_.has_begun()))
+    return "the scaler has yet to make its first update";
   return records_.empty() ? "" : "optimizers were unscaled or stepped since the last update";
 }
 

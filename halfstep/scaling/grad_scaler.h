@@ -134,17 +134,8 @@ class GradScaler {
   /// requires_grad; its value is copied, not checked. Does not sync between GPUs.
   void update(const at::Tensor& new_scale);
 
-  // For steps that a CUDA graph holds. halfstep::Graph does all this by itself; with a CUDA graph
-  // of your own:
-  //
-  //   graph.capture_begin();
-  //   … scaler.scale(loss).backward(); scaler.step(adam);  // adam takes the scale
-  //   const auto update = scaler.queue_update();
-  //   graph.capture_end();
-  //   for (…) {
-  //     graph.replay();
-  //     scaler.note_update(update);
-  //   }
+  // For steps that a CUDA graph holds. Graph does all this by itself; with a CUDA graph of your own
+  // see optim::FusedOptimizer::why_not_captured.
 
   /// An update of the scale that its device was given, and what was seen by then.
   class QueuedUpdate;
@@ -159,11 +150,13 @@ class GradScaler {
   void note_update(const QueuedUpdate& update);
 
   /// Why a step and an update can't be captured now, as a clause: ranks agree over a process group,
-  /// or optimizers were unscaled or stepped since the last update. Empty where they can.
+  /// there was no update yet, or optimizers were unscaled or stepped since the last one. Empty
+  /// where they can, and where disabled.
   std::string why_not_captured() const;
 
-  /// Gives up what was unscaled and stepped since the last update, as if it had not been: after an
-  /// iteration that ended halfway. The scale and its history stay.
+  /// Forgets what was unscaled and stepped since the last update: after an iteration that ended
+  /// halfway. The scale and its history stay; gradients that were divided stay divided, so zero
+  /// them.
   void forget_step() { records_.clear(); }
 
   /// The scale; 1 where disabled. Syncs with its device once there was a scaled output.

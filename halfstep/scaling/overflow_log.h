@@ -30,6 +30,9 @@ class OverflowLog {
   void end_update(const ScaleBefore& before, const at::Tensor& scale, const at::Tensor& found_inf,
                   const at::Tensor& mask, const at::Tensor& skipped);
 
+  /// Whether its memory is made, which the first update does.
+  bool has_begun() const { return page_.defined(); }
+
   int64_t updates() const { return condensed_ + on_page_; }
 
   OverflowReport report();

@@ -35,6 +35,9 @@ class OverflowWatch {
                   const at::Tensor& found_inf, const std::vector<CheckedOptimizer>& optimizers,
                   int64_t patience);
 
+  /// Whether there was an update yet.
+  bool has_begun() const { return log_.has_begun(); }
+
   OverflowReport report() { return log_.report(); }
   void name_parameters(ParameterNames names) { search_.name_parameters(std::move(names)); }
   void ask() { asked_ = true; }

@@ -92,8 +92,13 @@ TEST_P(CapturedStep, SaysWhyNot) {
   EXPECT_EQ(adamw.why_not_captured(c10::Device(c10::kCUDA, 7)),
             "a parameter of AdamW lies on " + device().str());
   adamw.grad_scale = torch::ones({}, device());
-  EXPECT_EQ(adamw.why_not_captured(device()), "the grad_scale of AdamW holds for one step");
+  EXPECT_EQ(adamw.why_not_captured(device()),
+            "the grad_scale or found_inf of AdamW holds for one step");
   adamw.grad_scale.reset();
+  adamw.found_inf = torch::ones({}, device());
+  EXPECT_EQ(adamw.why_not_captured(device()),
+            "the grad_scale or found_inf of AdamW holds for one step");
+  adamw.found_inf.reset();
   adamw.state().clear();
   EXPECT_EQ(adamw.why_not_captured(device()),
             "AdamW has yet to make its first step with these parameters");
@@ -154,8 +159,21 @@ TEST_P(CapturedStep, AMasterThatNoLongerBelongsToItsWeightIsAnotherFact) {
     weight.mul_(2);
   }
   EXPECT_NE(adamw.captured_facts(), facts);
-  EXPECT_EQ(adamw.why_not_captured(device()),
-            "AdamW has yet to make its first step with these parameters");
+  EXPECT_EQ(adamw.why_not_captured(device()), "somebody changed a weight under a master of AdamW");
+}
+
+TEST_P(CapturedStep, FactsAreThoseOfParametersWithGradients) {
+  auto weight = parameter(), other = parameter();
+  AdamW adamw({weight, other}, AdamWOptions(0.1).kernel(Kernel::aten).capturable());
+  other.mutable_grad() = at::Tensor();
+  adamw.step();
+  const auto facts = adamw.captured_facts();
+  std::swap(weight.mutable_grad(), other.mutable_grad());
+  adamw.step();  // makes a state for the other one
+  std::swap(weight.mutable_grad(), other.mutable_grad());
+  EXPECT_EQ(adamw.captured_facts(), facts);
+  other.mutable_grad() = torch::ones_like(other);
+  EXPECT_NE(adamw.captured_facts(), facts);
 }
 
 TEST_P(CapturedStep, NotingALaunchGivesVersionsAndANormOfItsOwn) {

@@ -173,22 +173,26 @@ TEST_P(OverflowReports, AnUpdateInTwoHalvesIsNotedAtEachLaunch) {
   auto parameter = torch::zeros({2}, torch::device(device()).requires_grad(true));
   FusedForTests optimizer({parameter}, FusedForTests::Kind::sgd, /*lr=*/0.1);
   GradScaler scaler(GradScalerOptions(GetParam()).init_scale(64));
-  EXPECT_EQ(scaler.why_not_captured(), "");
   scaler.scale(torch::ones({}, device()));
+  EXPECT_EQ(scaler.why_not_captured(), "the scaler has yet to make its first update");
+  parameter.mutable_grad() = torch::ones_like(parameter);
+  scaler.step(optimizer);
+  scaler.update();
+  EXPECT_EQ(scaler.why_not_captured(), "");
   parameter.mutable_grad() = torch::full_like(parameter, kInf);
   scaler.step(optimizer);
   EXPECT_EQ(scaler.why_not_captured(), "optimizers were unscaled or stepped since the last update");
   const auto update = scaler.queue_update();
   EXPECT_EQ(scaler.get_scale(), 32);
-  EXPECT_EQ(scaler.overflows().updates, 0);
+  EXPECT_EQ(scaler.overflows().updates, 1);
   scaler.note_update(update);
   scaler.note_update(update);
   const auto report = scaler.overflows();
-  EXPECT_EQ(report.updates, 2);
+  EXPECT_EQ(report.updates, 3);
   EXPECT_EQ(report.overflows, 2);
   EXPECT_EQ(report.skipped_steps, 2);
   ASSERT_EQ(report.last.size(), 2u);
-  EXPECT_EQ(report.last[0], (SkippedUpdate{1, 64, 32, {{0, device()}}}));
+  EXPECT_EQ(report.last[0], (SkippedUpdate{2, 64, 32, {{0, device()}}}));
   EXPECT_EQ(scaler.why_not_captured(), "");
 }
 

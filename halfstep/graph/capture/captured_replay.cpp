@@ -69,20 +69,39 @@ StepResults CapturedReplay::run(at::TensorList inputs, const std::string& why_no
     why_not_ = std::move(why);
     return capture_->warm_up([&] { return replay_.run(inputs); });
   }
-  if (!captured_) refused_ = capture(inputs, why_no_step);
+  if (!captured_) {
+    if (auto put_off = why_put_off(why_no_step); !put_off.empty())
+      return run_by_op(inputs, std::move(put_off));
+    refused_ = capture(inputs);
+  }
   return refused_.empty() ? launch(inputs) : run_by_op(inputs, refused_);
 }
 
 std::string CapturedReplay::why_outdated(const std::string& why_no_step) {
   if (auto moved = moved_tensor(); !moved.empty()) return moved + " has other memory";
   if (!has_step_) return "";
-  auto why = why_no_step.empty() ? step_->why_not() : why_no_step;
-  if (why.empty()) {
-    step_->prepare();
-    if (step_->is_outdated()) why = "an optimizer or the scaler was changed";
-  }
-  if (!why.empty() && ++outdated_steps_ == kMostOutdatedSteps)
-    step_refused_ = "it was outdated too often: " + why;
+  auto why = hindrance(why_no_step);
+  if (why.empty() && step_->is_outdated())
+    why = hindrance("an optimizer or the scaler was changed");
+  return why;
+}
+
+/// Why nothing should be captured now; a step that can't be for good is left out from now on.
+std::string CapturedReplay::why_put_off(const std::string& why_no_step) {
+  if (!step_ || !why_no_step_.empty()) return "";
+  why_no_step_ = step_->why_never();
+  if (!why_no_step_.empty()) return "";
+  auto why = hindrance(why_no_step);
+  return why_no_step_.empty() ? why : "";
+}
+
+/// What keeps the step from this run, counted.
+std::string CapturedReplay::hindrance(const std::string& why_no_step) {
+  auto why = why_no_step.empty() ? step_->why_not_now() : why_no_step;
+  if (why.empty()) return "";
+  hindrances_ = launches_ < kManyLaunches ? hindrances_ + 1 : 1;
+  launches_ = 0;
+  if (hindrances_ >= kMostHindrances) why_no_step_ = "again and again " + why;
   return why;
 }
 
@@ -98,12 +117,8 @@ StepResults CapturedReplay::run_by_op(at::TensorList inputs, std::string why) {
 }
 
 /// Says why nothing can be captured, as a clause; empty where it is now.
-std::string CapturedReplay::capture(at::TensorList inputs, const std::string& why_no_step) {
-  auto& why = why_no_step_;
-  why.clear();
-  if (step_) why = !step_refused_.empty() ? step_refused_ : why_no_step;
-  if (step_ && why.empty()) why = step_->why_not();
-  has_step_ = step_ != nullptr && why.empty();
+std::string CapturedReplay::capture(at::TensorList inputs) {
+  has_step_ = step_ != nullptr && why_no_step_.empty();
   while (true) {
     try {
       capture_all(inputs);
@@ -116,7 +131,7 @@ std::string CapturedReplay::capture(at::TensorList inputs, const std::string& wh
         return refused;
       }
       has_step_ = false;
-      why = step_refused_ = std::move(refused);
+      why_no_step_ = std::move(refused);
     }
   }
 }
@@ -128,10 +143,7 @@ void CapturedReplay::capture_all(at::TensorList inputs) {
       inputs_.push_back(at::empty_strided(input.sizes(), input.strides(), input.options()));
   }
   for (auto& [tensor, place] : places_) place = tensor.const_data_ptr();
-  if (has_step_) {
-    step_->prepare();
-    step_->remember();
-  }
+  if (has_step_) step_->write_rates();
   const auto run = [this] {
     results_ = replay_.run(inputs_);
     uses_.clear();
@@ -147,18 +159,25 @@ StepResults CapturedReplay::launch(at::TensorList inputs) {
   capture_->launch([&] {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     for (size_t i = 0; i < inputs.size(); ++i) inputs_[i].copy_(inputs[i], /*non_blocking=*/true);
+    if (has_step_) step_->write_rates();
   });
+  ++launches_;
   replay_.note_writes();
   why_not_.clear();
-  if (has_step_) launched_step_ = step_.get();
   StepResults given;
-  for (const auto& output : results_.outputs) given.outputs.push_back(copy_of(output));
-  for (const auto& gradient : results_.gradients) {
-    if (has_step_)
-      given.gradients.emplace_back();
-    else
-      given.gradients.push_back(copies_gradients_ ? copy_of(gradient) : gradient);
+  try {
+    for (const auto& output : results_.outputs) given.outputs.push_back(copy_of(output));
+    for (const auto& gradient : results_.gradients) {
+      if (has_step_)
+        given.gradients.emplace_back();
+      else
+        given.gradients.push_back(copies_gradients_ ? copy_of(gradient) : gradient);
+    }
+  } catch (...) {
+    if (has_step_) step_->note();  // the step was made
+    throw;
   }
+  if (has_step_) launched_step_ = step_.get();
   return given;
 }
 

@@ -27,7 +27,8 @@ class CapturedReplay {
   /// must outlive it. `make_step` may give null: nobody steps.
   static std::unique_ptr<CapturedReplay> make(Replay& replay, const MakeStep& make_step);
 
-  /// As Replay::run. `why_no_step`, a clause, is not empty where the step must not be part of it.
+  /// As Replay::run. `why_no_step`, a clause, is not empty where the step must not be part of this
+  /// run.
   StepResults run(at::TensorList inputs, const std::string& why_no_step);
 
   /// Why the last run was no launch, as a clause; empty where it was one.
@@ -36,14 +37,15 @@ class CapturedReplay {
   /// The step that the last run was a launch of, too, to be noted; null where it has yet to be
   /// made.
   const StepCapture* launched_step() const { return launched_step_; }
-  /// Why what was captured last is without the step, as a clause; empty where it is not.
+  /// Why captures are without the step, as a clause; empty where they are not.
   const std::string& why_no_step() const { return why_no_step_; }
 
   /// So many runs warm up before the first capture. Each time that memory which the capture counts
   /// on was exchanged for other, twice as many go before the next.
   static constexpr int kWarmUps = 2;
-  /// So often a capture with the step may turn out to be outdated; then it is made without.
-  static constexpr int kMostOutdatedSteps = 3;
+  /// So often the step may keep what could be captured or launched from it, with fewer than
+  /// kManyLaunches in between; then it is left out.
+  static constexpr int kMostHindrances = 3, kManyLaunches = 100;
 
  private:
   CapturedReplay(Replay& replay, c10::Device device, std::unique_ptr<DeviceCapture> capture,
@@ -51,8 +53,10 @@ class CapturedReplay {
 
   StepResults run_by_op(at::TensorList inputs, std::string why);
   std::string why_outdated(const std::string& why_no_step);
+  std::string why_put_off(const std::string& why_no_step);
+  std::string hindrance(const std::string& why_no_step);
   void drop();
-  std::string capture(at::TensorList inputs, const std::string& why_no_step);
+  std::string capture(at::TensorList inputs);
   void capture_all(at::TensorList inputs);
   StepResults launch(at::TensorList inputs);
   bool gradients_are_held() const;
@@ -60,11 +64,11 @@ class CapturedReplay {
 
   Replay& replay_;
   std::unique_ptr<StepCapture> step_;
-  std::string refused_, step_refused_;  // for good
-  std::string why_not_, why_no_step_;
+  std::string refused_, why_no_step_;  // for good
+  std::string why_not_;
   const StepCapture* launched_step_ = nullptr;
   int warm_ups_ = kWarmUps, next_warm_ups_ = 2 * kWarmUps;
-  int outdated_steps_ = 0;
+  int hindrances_ = 0, launches_ = 0;  // launches since the last hindrance
   bool captured_ = false;
   bool has_step_ = false;  // what is captured
   bool copies_gradients_ = false;

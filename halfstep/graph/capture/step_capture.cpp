@@ -1,62 +1,108 @@
 #include "halfstep/graph/capture/step_capture.h"
 
-#include <stdexcept>
+#include "halfstep/optim/adagrad.h"
+#include "halfstep/optim/adam.h"
+#include "halfstep/optim/sgd.h"
+
+#include <algorithm>
+#include <typeinfo>
+#include <unordered_set>
 #include <utility>
 
+#include <ATen/ops/zeros.h>
 #include <c10/util/Type.h>
 
 namespace halfstep::detail {
 
 namespace {
 
-/// The gradients of the capture in the parameters, for as long as it lives.
+/// Gradients in their parameters, for as long as it lives.
 class LentGradients {
  public:
   LentGradients(const std::vector<at::Tensor>& parameters, const std::vector<at::Tensor>& gradients)
       : parameters_(parameters) {
-    for (size_t i = 0; i < parameters.size(); ++i) parameters[i].mutable_grad() = gradients[i];
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      if (parameters[i].defined()) parameters[i].mutable_grad() = gradients[i];
+    }
   }
   LentGradients(const LentGradients&) = delete;
   LentGradients& operator=(const LentGradients&) = delete;
   ~LentGradients() {
-    for (const auto& parameter : parameters_) parameter.mutable_grad().reset();
+    for (const auto& parameter : parameters_) {
+      if (parameter.defined()) parameter.mutable_grad().reset();
+    }
   }
 
  private:
   const std::vector<at::Tensor>& parameters_;
 };
 
+/// Null for others, also for classes that derive from ours: their step may do more on the host.
 optim::FusedOptimizer* fused(const SteppedOptimizer& stepped) {
-  return dynamic_cast<optim::FusedOptimizer*>(stepped.optimizer);
+  const auto& optimizer = *stepped.optimizer;
+  const auto& type = typeid(optimizer);
+  const bool is_ours = type == typeid(optim::Adam) || type == typeid(optim::AdamW) ||
+                       type == typeid(optim::SGD) || type == typeid(optim::Adagrad);
+  return is_ours ? static_cast<optim::FusedOptimizer*>(stepped.optimizer) : nullptr;
 }
 
-/// The same with a tensor of its own: the next launch writes the capture's.
-StepResult kept(const StepResult& result) {
-  return result.is_known() ? result : StepResult::on_device(result.found_inf().clone(), {});
+template <class Function>
+void for_each_parameter(const std::vector<SteppedOptimizer>& optimizers, const Function& function) {
+  for (const auto& stepped : optimizers) {
+    for (const auto& group : stepped.optimizer->param_groups()) {
+      for (const auto& parameter : group.params()) function(parameter);
+    }
+  }
 }
 
 }  // namespace
 
 StepCapture::StepCapture(const std::vector<SteppedOptimizer>& optimizers, GradScaler* scaler,
-                         std::vector<at::Tensor> parameters, c10::Device device)
+                         std::vector<at::Tensor> parameters, c10::Device device, std::string never)
     : steps_(optimizers, scaler),
       optimizers_(optimizers),
       scaler_(scaler),
       parameters_(std::move(parameters)),
-      device_(device) {}
+      device_(device),
+      never_(std::move(never)) {
+  forget();
+}
 
-std::string StepCapture::why_not() const {
+std::string StepCapture::why_never() const {
+  if (!never_.empty()) return never_;
   for (const auto& stepped : optimizers_) {
     const auto& optimizer = *stepped.optimizer;
     if (fused(stepped) == nullptr)
       return c10::demangle(typeid(optimizer).name()) +
              " steps on the host: take one of halfstep::optim with capturable(true)";
+    if (!fused(stepped)->is_capturable()) return fused(stepped)->why_not_captured(device_);
+  }
+  std::unordered_set<const c10::TensorImpl*> listed;
+  for_each_parameter(optimizers_, [&](const at::Tensor& parameter) {
+    listed.insert(parameter.unsafeGetTensorImpl());
+  });
+  for (const auto& parameter : parameters_) {
+    if (parameter.defined() && listed.count(parameter.unsafeGetTensorImpl()) == 0)
+      return "a parameter that gets a gradient is in no optimizer";
+  }
+  return scaler_ != nullptr && scaler_->options().rank_agreement() ? scaler_->why_not_captured()
+                                                                   : "";
+}
+
+std::string StepCapture::why_not_now() const {
+  bool others = false;
+  for_each_parameter(optimizers_, [&](const at::Tensor& parameter) {
+    others = others || parameter.grad().defined();
+  });
+  if (others) return "there is a gradient that the graph does not make";
+  const LentGradients lent(parameters_, gradients_);
+  for (const auto& stepped : optimizers_) {
     if (auto why = fused(stepped)->why_not_captured(device_); !why.empty()) return why;
   }
   return scaler_ == nullptr ? "" : scaler_->why_not_captured();
 }
 
-void StepCapture::prepare() const {
+void StepCapture::write_rates() const {
   for (const auto& stepped : optimizers_) fused(stepped)->write_rates();
 }
 
@@ -71,10 +117,15 @@ StepCapture::Facts StepCapture::facts() const {
   return facts;
 }
 
+bool StepCapture::is_outdated() const {
+  const LentGradients lent(parameters_, gradients_);
+  return facts_ != facts();
+}
+
 void StepCapture::queue(const std::vector<at::Tensor>& gradients) {
   gradients_ = gradients;
   const LentGradients lent(parameters_, gradients_);
-  if (const auto why = why_not(); !why.empty()) throw std::runtime_error(why);
+  facts_ = facts();
   try {
     queued_ = steps_.queue();
   } catch (...) {
@@ -88,6 +139,12 @@ void StepCapture::queue(const std::vector<at::Tensor>& gradients) {
 
 void StepCapture::forget() {
   gradients_.clear();
+  for (const auto& parameter : parameters_) {
+    gradients_.push_back(
+        parameter.defined()
+            ? at::zeros({}, parameter.options().requires_grad(false)).expand(parameter.sizes())
+            : at::Tensor());
+  }
   queued_ = {};
   norms_.clear();
 }
@@ -95,11 +152,8 @@ void StepCapture::forget() {
 void StepCapture::note() const {
   const LentGradients lent(parameters_, gradients_);
   for (size_t i = 0; i < optimizers_.size(); ++i) fused(optimizers_[i])->note_step(norms_[i]);
-  auto queued = queued_;
-  for (size_t i = 0; i < optimizers_.size(); ++i) {
-    if (optimizers_[i].scheduler != nullptr) queued.results[i] = kept(queued.results[i]);
-  }
-  steps_.note(queued);
+  // A schedule copies the flag for the host at once, before the next launch writes it.
+  steps_.note(queued_);
 }
 
 }  // namespace halfstep::detail

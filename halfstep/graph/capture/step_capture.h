@@ -14,30 +14,31 @@ namespace halfstep::detail {
 /// makes. Not for use by two threads at once.
 class StepCapture {
  public:
-  /// `parameters` are those that get gradients, in the program's order. Optimizers and scaler must
-  /// outlive it; null: no scaler.
+  /// `parameters` are those that get gradients, undefined ones in the places of others. Optimizers
+  /// and scaler must outlive it; null: no scaler. `never` is empty, or says as a clause why the
+  /// graph can't have it captured.
   StepCapture(const std::vector<SteppedOptimizer>& optimizers, GradScaler* scaler,
-              std::vector<at::Tensor> parameters, c10::Device device);
+              std::vector<at::Tensor> parameters, c10::Device device, std::string never);
 
-  /// Why it can't be captured or launched now, as a clause; empty where it can.
-  std::string why_not() const;
+  /// Why it can't be captured, as a clause, whatever the user does at later steps; empty where it
+  /// can.
+  std::string why_never() const;
+  /// Why it can't be captured or launched at this step.
+  std::string why_not_now() const;
 
   /// Brings learning rates to the device: before a capture and each launch.
-  void prepare() const;
+  void write_rates() const;
 
-  /// Takes note of what the capture that comes next will go on with. Whether that is the same
-  /// still: else what was captured must not be launched.
-  void remember() { facts_ = facts(); }
-  bool is_outdated() const { return facts_ != facts(); }
-
-  /// In the capture: the device's half. Throws where an optimizer has yet to make a state, or what
-  /// an op throws; the scaler and gradients are then as before.
+  /// In the capture: the device's half. Where an op throws, scaler and gradients are as before.
   void queue(const std::vector<at::Tensor>& gradients);
+
+  /// Whether what the host knows is no longer what was captured, so that it must not be launched.
+  bool is_outdated() const;
 
   /// Lets the tensors of the capture go.
   void forget();
 
-  /// After each launch: the host's half. What it hands on, others may keep.
+  /// After each launch: the host's half.
   void note() const;
 
  private:
@@ -54,10 +55,11 @@ class StepCapture {
   GradScaler* scaler_;
   std::vector<at::Tensor> parameters_;
   c10::Device device_;
+  std::string never_;
+  std::vector<at::Tensor> gradients_;  // of the capture; before it, some of their shapes
   Facts facts_;
-  std::vector<at::Tensor> gradients_;  // of the capture
   OptimizerSteps::Queued queued_;
-  std::vector<at::Tensor> norms_;  // of each optimizer's gradients; undefined without clip_norm
+  std::vector<at::Tensor> norms_;  // of each optimizer's gradients; undefined without clipping
 };
 
 }  // namespace halfstep::detail
