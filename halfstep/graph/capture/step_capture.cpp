@@ -9,7 +9,7 @@
 #include <unordered_set>
 #include <utility>
 
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/empty.h>
 #include <c10/util/Type.h>
 
 namespace halfstep::detail {
@@ -142,7 +142,7 @@ void StepCapture::forget() {
   for (const auto& parameter : parameters_) {
     gradients_.push_back(
         parameter.defined()
-            ? at::zeros({}, parameter.options().requires_grad(false)).expand(parameter.sizes())
+            ? at::empty({}, parameter.options().requires_grad(false)).expand(parameter.sizes())
             : at::Tensor());
   }
   queued_ = {};
