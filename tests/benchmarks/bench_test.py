@@ -43,6 +43,15 @@ class Tables(unittest.TestCase):
         self.assertEqual({k: round(v, 6) for k, v in got.items()},
                          {"best": 2, "default": 4, "eager": 2.5, "float32": 3, "bytes": round(100 / 90, 6)})
 
+    def test_a_graphs_goals_look_at_graphs_only(self):
+        self.assertIsNone(report.reached(self.measured, "graph"))
+        graphs = self.measured | {"rows": [*self.measured["rows"], row("ours", "halfstep::Graph", "bf16", 0.0008, 100),
+                                           row("ours", "halfstep::Graph, channels_last", "bf16", 0.0016, 100)]}
+        self.assertEqual([round(report.reached(graphs, kind), 6) for kind in ("graph", "graph products")], [2.5, 1.6])
+        lines = report.goals({"workloads": [graphs]})
+        self.assertIn("| mlp_small: a Graph, times as fast as the best Python variant | 2.0 | 2.50 | reached |", lines)
+        self.assertIn("| mlp_small: a Graph, times the products, at most | 1.6 | 1.60 | reached |", lines)
+
     def test_a_row_has_every_ratio(self):
         ours = next(line for line in report.table(self.measured) if line.startswith("| ours | a, bf16"))
         self.assertEqual([c.strip() for c in ours.strip("|").split("|")],
