@@ -137,7 +137,6 @@ class GradScaler {
   // For steps that a CUDA graph holds. Graph does all this by itself; with a CUDA graph of your own
   // see optim::FusedOptimizer::why_not_captured.
 
-  /// An update of the scale that its device was given, and what was seen by then.
   class QueuedUpdate;
 
   /// The first half of `update()`: what the scale's device does, and nothing that a CUDA graph
@@ -283,6 +282,7 @@ class GradScaler {
   std::unordered_map<const torch::optim::Optimizer*, int64_t> numbers_;
 };
 
+/// An update of the scale that its device was given, and what was seen by then.
 class GradScaler::QueuedUpdate {
  private:
   friend class GradScaler;
