@@ -166,9 +166,6 @@ class DeviceGuardImpl final : public c10::impl::DeviceGuardImplInterface {
   void synchronizeStream(const Stream& /*stream*/) const override {
     host_waits("a stream is waited for");
   }
-  bool isStreamCapturing(const Stream& /*stream*/) const override {
-    return current_tape() != nullptr;
-  }
 
   void record(void** event, const Stream& /*stream*/, const c10::DeviceIndex /*index*/,
               const c10::EventFlag /*flag*/) const override {
