@@ -32,10 +32,10 @@ include("@PROJECT_SOURCE_DIR@/cmake/add_suites.cmake")
 endfunction()
 
 # halfstep_test_on_pretended_cuda(<name> [ALSO <filter>…] [BUT <filter>…]): the CUDA instances of a test program once more, on the pretended
-# device of tests/pretended_cuda, as one entry of ctest. ALSO names further tests, BUT those left out. Nothing in a CUDA build.
+# device of tests/pretended_cuda, as one entry of ctest. ALSO names further tests, BUT those left out. Nothing in a CUDA build or under a sanitizer.
 function(halfstep_test_on_pretended_cuda program)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "ALSO;BUT")
-  if(HALFSTEP_USE_CUDA)
+  if(HALFSTEP_USE_CUDA OR HALFSTEP_SANITIZE)
     return()
   endif()
   set(name ${program}_on_pretended_cuda)
@@ -43,8 +43,6 @@ function(halfstep_test_on_pretended_cuda program)
   add_executable(${name} $<TARGET_OBJECTS:halfstep_pretended_cuda> $<TARGET_OBJECTS:${program}>)
   target_link_libraries(${name} PRIVATE halfstep::halfstep halfstep_flags halfstep_test_support)
   set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX)
-  add_dependencies(unit_tests ${name})
-  add_dependencies(library_tests ${name})
   list(JOIN arg_ALSO ":" also)
   list(JOIN arg_BUT ":" but)
   set(filter "*/CUDA*:${also}-${but}")
