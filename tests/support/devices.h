@@ -31,8 +31,8 @@ class DeviceTest : public ::testing::TestWithParam<c10::DeviceType> {
   GTEST_SKIP() << "SKIPPED, NOTHING WAS TESTED: this CPU has no LSTM in bfloat16"
 
 /// Skips the calling test where CUDA is only pretended: it needs what is not, `what`.
-#define HALFSTEP_REQUIRE_TRUE_CUDA(what)              \
-  if (::halfstep::testing::cuda_is_pretended())       \
+#define HALFSTEP_REQUIRE_TRUE_CUDA(what)        \
+  if (::halfstep::testing::cuda_is_pretended()) \
   GTEST_SKIP() << "SKIPPED, NOTHING WAS TESTED: the pretended CUDA has no " << (what)
 
 bool has_cuda_devices(int count);
