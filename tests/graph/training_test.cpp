@@ -113,10 +113,10 @@ TEST_P(GraphTraining, AScalerThatIsReplacedByADisabledOneScalesNoMore) {
   GradScaler scaler(scaling(1024));
   train.add_optimizer(sgd);
   train.set_grad_scaler(scaler);
-  Tensor held;  // so that the scale's tensor does not look dropped
+  std::vector<Tensor> held;  // so that the scale's tensor does not look dropped
   for (size_t i = 0; i < inputs.size(); ++i) {
     if (i == 4) {
-      held = scaler.get_scale_async();
+      held.assign(4, scaler.get_scale_async());
       scaler = GradScaler(GradScalerOptions(device().type()).enabled(false));
     }
     if (i == 6) scaler = GradScaler(scaling(64));
